@@ -1,0 +1,135 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/netip"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/moby/moby/api/pkg/stdcopy"
+	apicontainer "github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/network"
+	"github.com/moby/moby/client"
+	"github.com/testcontainers/testcontainers-go"
+)
+
+// Label is on every container of the tests.
+const Label = "skywarden.test"
+
+// containerDir holds a server's files and data inside its container. The
+// container keeps it when it is killed and started again.
+const containerDir = "/skywarden"
+
+// container runs a server in a Docker container.
+type container struct {
+	client client.APIClient
+	tc     testcontainers.Container
+}
+
+// newContainer creates a container and does not start it. A container is
+// returned even with an error, if there is one to remove.
+func newContainer(ctx context.Context, s spec, ref string) (*container, error) {
+	engine, err := engine()
+	if err != nil {
+		return nil, err
+	}
+	request := testcontainers.ContainerRequest{
+		Image: ref,
+		// Explicit, so that an official image (with an entrypoint of its own,
+		// or none) runs the same.
+		Entrypoint: []string{s.image.path},
+		Cmd:        s.args("0.0.0.0", containerDir),
+		Labels:     map[string]string{Label: "true"},
+	}
+	bindings := network.PortMap{}
+	for _, number := range s.ports {
+		port, err := network.ParsePort(fmt.Sprintf("%d/tcp", number))
+		if err != nil {
+			return nil, err
+		}
+		request.ExposedPorts = append(request.ExposedPorts, port.String())
+		// Fixed, because a published dynamic port changes at every restart;
+		// on loopback, because nobody else should reach a test's server.
+		bindings[port] = []network.PortBinding{{HostIP: netip.MustParseAddr(loopback), HostPort: strconv.Itoa(number)}}
+	}
+	request.HostConfigModifier = func(host *apicontainer.HostConfig) { host.PortBindings = bindings }
+	for name, content := range s.files {
+		request.Files = append(request.Files, testcontainers.ContainerFile{
+			Reader: bytes.NewReader(content), ContainerFilePath: path.Join(containerDir, name), FileMode: 0o600,
+		})
+	}
+	created, err := engine.CreateContainer(ctx, request)
+	if created == nil {
+		return nil, err
+	}
+	return &container{client: engine.Client(), tc: created}, err
+}
+
+func (c *container) id() string { return c.tc.GetContainerID() }
+
+func (c *container) start(ctx context.Context) error {
+	_, err := c.client.ContainerStart(ctx, c.id(), client.ContainerStartOptions{})
+	return err
+}
+
+func (c *container) pause(ctx context.Context) error {
+	_, err := c.client.ContainerPause(ctx, c.id(), client.ContainerPauseOptions{})
+	return err
+}
+
+func (c *container) unpause(ctx context.Context) error {
+	_, err := c.client.ContainerUnpause(ctx, c.id(), client.ContainerUnpauseOptions{})
+	return err
+}
+
+func (c *container) kill(ctx context.Context) error {
+	// Asked for before the kill, so that an early end is not missed.
+	ended := c.client.ContainerWait(ctx, c.id(), client.ContainerWaitOptions{Condition: "not-running"})
+	if _, err := c.client.ContainerKill(ctx, c.id(), client.ContainerKillOptions{Signal: "SIGKILL"}); err != nil {
+		return err
+	}
+	select {
+	case <-ended.Result:
+		return nil
+	case err := <-ended.Error:
+		return err
+	}
+}
+
+func (c *container) stop(ctx context.Context) error {
+	grace := int(10 * time.Second / time.Second)
+	_, err := c.client.ContainerStop(ctx, c.id(), client.ContainerStopOptions{Timeout: &grace})
+	return err
+}
+
+func (c *container) running(ctx context.Context) (bool, error) {
+	result, err := c.client.ContainerInspect(ctx, c.id(), client.ContainerInspectOptions{})
+	if err != nil {
+		return false, err
+	}
+	return result.Container.State != nil && result.Container.State.Running, nil
+}
+
+func (c *container) log(ctx context.Context) (string, error) {
+	stream, err := c.client.ContainerLogs(ctx, c.id(), client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true})
+	if err != nil {
+		return "", err
+	}
+	defer stream.Close()
+	var text strings.Builder
+	_, err = stdcopy.StdCopy(&text, &text, stream)
+	if err != nil && err != io.EOF {
+		return "", err
+	}
+	return text.String(), nil
+}
+
+func (c *container) remove(ctx context.Context) error {
+	_, err := c.client.ContainerRemove(ctx, c.id(), client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+	return err
+}
