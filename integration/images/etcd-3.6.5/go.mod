@@ -1,4 +1,5 @@
-// The etcd server that the integration tests run, pinned with its go.sum.
+// An etcd server with publicly known holes: the tests see to it that it is
+// refused.
 // Nothing of it is shipped.
 module github.com/seed-6593ebad/skywarden/integration/images/etcd-3.6.5
 
