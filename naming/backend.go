@@ -46,7 +46,8 @@ type Backend interface {
 	// Lease opens a lease that its driver keeps alive until Close, or until the
 	// server gives it up. Names claimed under it become free together when it
 	// ends. A ttl of 0 means the driver's default; one outside the driver's
-	// limits (see Description) is refused. The context bounds the opening only.
+	// limits (see Description) is refused with ErrInsecureConfig. The context
+	// bounds the opening only.
 	Lease(ctx context.Context, ttl time.Duration) (Lease, error)
 
 	// Get reads one entry, linearizably: it sees every write that ended before
