@@ -360,9 +360,9 @@ func TestRevokeAndNarrow(t *testing.T) {
 			t.Error("b lost its credential by a new grant:", err)
 		}
 
-		synctest.Wait()
 		<-la.Done()
 		<-lb.Done()
+		synctest.Wait() // the server's timers are due at the same moment
 		if got := s.Stats(); got.Entries != 1 {
 			t.Errorf("names of ended leases are there: %+v", got)
 		}
