@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"net/netip"
 	"path"
 	"strconv"
@@ -123,10 +122,7 @@ func (c *container) log(ctx context.Context) (string, error) {
 	defer stream.Close()
 	var text strings.Builder
 	_, err = stdcopy.StdCopy(&text, &text, stream)
-	if err != nil && err != io.EOF {
-		return "", err
-	}
-	return text.String(), nil
+	return text.String(), err
 }
 
 func (c *container) remove(ctx context.Context) error {

@@ -88,6 +88,7 @@ func TestEtcdIsThePinnedVersion(t *testing.T) {
 func TestEtcdWithABadCertificateCanBeAdministered(t *testing.T) {
 	etcd := harness.StartEtcd(t, harness.EtcdOptions{
 		ServerCert: func(tb testing.TB, ca *testca.CA) testca.Cert {
+			tb.Helper()
 			return ca.Issue(tb, testca.Request{Hosts: []string{"other.example"}, Server: true, Client: true, NotAfter: time.Now().Add(-time.Minute)})
 		},
 	})

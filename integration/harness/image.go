@@ -135,7 +135,7 @@ func (i Image) program(ctx context.Context, goos, goarch string) (program, origi
 	}
 	dir = filepath.Join(dir, i.module)
 	digest := sha256.New()
-	fmt.Fprintln(digest, runtime.Version(), i.pkg)
+	digest.Write([]byte(runtime.Version() + i.pkg))
 	for _, name := range []string{"go.mod", "go.sum"} {
 		data, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil {
@@ -189,8 +189,7 @@ func imagesDir(ctx context.Context) (string, error) {
 	list := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/seed-6593ebad/skywarden/integration")
 	output, err := list.Output()
 	if err != nil {
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			err = fmt.Errorf("%w: %s", err, firstLine(string(exit.Stderr)))
 		}
 		return "", fmt.Errorf("find the integration module: %w", err)

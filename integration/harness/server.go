@@ -176,6 +176,7 @@ func (s *Server) pull(tb testing.TB, name string, lever func(context.Context) er
 }
 
 func (s *Server) cleanUp(tb testing.TB) {
+	tb.Helper()
 	if s.runner == nil {
 		return
 	}

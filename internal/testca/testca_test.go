@@ -180,8 +180,7 @@ func handshake(t *testing.T, server, client *tls.Config) (peer string, err error
 		here.Close()
 	}
 	got := <-served
-	var verification *tls.CertificateVerificationError
-	if errors.As(clientErr, &verification) {
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](clientErr); ok {
 		return "", clientErr
 	}
 	if got.err != nil {
