@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -62,8 +63,8 @@ type Adapter struct {
 	backend   naming.Backend
 	node      naming.NodeID
 	endpoint  netip.AddrPort
-	principal string
-	allow     *AllowList // nil: everything is allowed
+	principal atomic.Pointer[string] // nil until the backend has told
+	allow     *AllowList             // nil: everything is allowed
 	log       zerolog.Logger
 	observers []Observer
 
@@ -124,14 +125,7 @@ func New(ctx context.Context, cfg Config) (*Adapter, error) {
 	if slices.ContainsFunc(scopes, naming.Scope.IsZero) {
 		bad("%w: Mirror has the zero scope", naming.ErrNameInvalid)
 	}
-	principal := cfg.Principal
-	if id, ok := cfg.Backend.(naming.Identifier); ok && principal == "" {
-		var err error
-		if principal, err = id.WhoAmI(ctx); err != nil {
-			bad("asking the backend who we are: %w", err)
-		}
-	}
-	if principal == "" && cfg.AllowList != nil && len(errs) == 0 {
+	if _, tells := cfg.Backend.(naming.Identifier); !tells && cfg.Principal == "" && cfg.AllowList != nil {
 		bad("%w: Principal is missing, and the backend does not tell: the allow-list needs one", naming.ErrInsecureConfig)
 	}
 	if len(errs) > 0 {
@@ -139,8 +133,14 @@ func New(ctx context.Context, cfg Config) (*Adapter, error) {
 	}
 
 	a := &Adapter{
-		backend: cfg.Backend, node: cfg.Node, endpoint: cfg.Endpoint, principal: principal,
+		backend: cfg.Backend, node: cfg.Node, endpoint: cfg.Endpoint,
 		allow: cfg.AllowList, log: cfg.Logger, observers: slices.Clone(cfg.Observers),
+	}
+	if cfg.Principal != "" {
+		a.principal.Store(&cfg.Principal)
+	}
+	if err := a.identify(ctx); err != nil && !errors.Is(err, naming.ErrUnavailable) {
+		return nil, fmt.Errorf("adapter: asking the backend who we are: %w", err)
 	}
 	a.ctx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	a.mirror = newMirror(a, maxStale)
@@ -152,8 +152,33 @@ func New(ctx context.Context, cfg Config) (*Adapter, error) {
 	return a, nil
 }
 
-// Principal is as whom the backend sees this process; "" where it does not tell.
-func (a *Adapter) Principal() string { return a.principal }
+// Principal is as whom the backend sees this process; "" where it does not tell,
+// or could not be asked so far.
+func (a *Adapter) Principal() string {
+	if p := a.principal.Load(); p != nil {
+		return *p
+	}
+	return ""
+}
+
+// identify makes sure that the principal is known. The allow-list cannot be asked
+// before that: a process that starts while the backend is away waits with it.
+func (a *Adapter) identify(ctx context.Context) error {
+	if a.principal.Load() != nil {
+		return nil
+	}
+	id, ok := a.backend.(naming.Identifier)
+	if !ok {
+		a.principal.Store(new(string)) // New made sure that nothing asks for it
+		return nil
+	}
+	p, err := id.WhoAmI(ctx)
+	if err != nil {
+		return err
+	}
+	a.principal.Store(&p)
+	return nil
+}
 
 // Close releases every name, ends the leases and stops the mirror. It returns
 // when that is done or ctx ends; an error means that some names become free only

@@ -3,7 +3,9 @@ package adapter
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"math/rand/v2"
 	"slices"
@@ -275,17 +277,19 @@ func (m *mirror) wait() {
 // run keeps one feed's watch going until ctx ends.
 func (m *mirror) run(ctx context.Context, f *feed) {
 	defer m.setState(f, feedStarting, nil) // answers nothing any more
-	for pause := 200 * time.Millisecond; ; pause = min(2*pause, 10*time.Second) {
-		m.mu.Lock()
-		f.round++
-		m.mu.Unlock()
-		for e, err := range m.a.backend.Watch(ctx, f.scope) {
+	pause, longest := firstPause, longestPause
+	for ; ; pause = min(2*pause, longest) {
+		for e, err := range m.events(ctx, f) {
 			if err != nil {
 				if ctx.Err() != nil {
 					return
 				}
-				// The backend refuses: nothing that was known may be used any more. It is
-				// asked again, because permissions can come back.
+				// The backend refuses (or could not even tell who we are): nothing that was
+				// known may be used any more. It is asked again, because permissions can
+				// come back.
+				if longest = time.Second; !errors.Is(err, naming.ErrUnavailable) {
+					longest = 10 * time.Second
+				}
 				m.mu.Lock()
 				f.round++
 				m.forgetLocked(f)
@@ -293,7 +297,7 @@ func (m *mirror) run(ctx context.Context, f *feed) {
 				m.setState(f, feedExpired, err)
 				break
 			}
-			pause = 200 * time.Millisecond
+			pause = firstPause
 			m.apply(f, e)
 		}
 		select {
@@ -302,6 +306,18 @@ func (m *mirror) run(ctx context.Context, f *feed) {
 		case <-time.After(pause + rand.N(pause)):
 		}
 	}
+}
+
+// events is one watch. The principal comes first, because every slot remembers
+// what the allow-list says to it.
+func (m *mirror) events(ctx context.Context, f *feed) iter.Seq2[naming.Event, error] {
+	if err := m.a.identify(ctx); err != nil {
+		return func(yield func(naming.Event, error) bool) { yield(naming.Event{}, err) }
+	}
+	m.mu.Lock()
+	f.round++
+	m.mu.Unlock()
+	return m.a.backend.Watch(ctx, f.scope)
 }
 
 // apply takes in one event of a feed's watch.
@@ -379,7 +395,7 @@ func (m *mirror) slotLocked(name naming.Name, listing bool) *slot {
 	if s == nil {
 		s = &slot{}
 		if m.a.allow != nil {
-			s.allowed = m.a.allow.MayLookUp(name, m.a.principal)
+			s.allowed = m.a.allow.MayLookUp(name, m.a.Principal())
 		}
 	}
 	if listing {

@@ -66,7 +66,7 @@ func (f ObserverFunc) Observe(e Event) { f(e) }
 // pipeline, and the only place that does either.
 func (a *Adapter) tell(e Event) {
 	e.Time = time.Now()
-	e.Principal = a.principal
+	e.Principal = a.Principal()
 	level := zerolog.InfoLevel
 	switch {
 	case e.Kind == EventOverwritten || e.Kind == EventLost:

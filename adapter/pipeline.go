@@ -47,7 +47,10 @@ func (a *Adapter) register(ctx context.Context, name naming.Name, addr naming.Ad
 	}
 	// 2. Allow-list: may this principal own this name, from this address?
 	if a.allow != nil {
-		if err := a.allow.MayOwn(name, a.principal, addr.Endpoint()); err != nil {
+		if err := a.identify(ctx); err != nil {
+			return nil, err
+		}
+		if err := a.allow.MayOwn(name, a.Principal(), addr.Endpoint()); err != nil {
 			return nil, err
 		}
 	}
@@ -79,7 +82,10 @@ func (a *Adapter) lookup(ctx context.Context, name naming.Name) (runtime.Binding
 	}
 	// 2. Allow-list: is this a known name, and may this principal ask for it?
 	if a.allow != nil {
-		if err := a.allow.MayLookUp(name, a.principal); err != nil {
+		if err := a.identify(ctx); err != nil {
+			return runtime.Binding{}, err
+		}
+		if err := a.allow.MayLookUp(name, a.Principal()); err != nil {
 			return runtime.Binding{}, err
 		}
 	}
