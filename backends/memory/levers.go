@@ -65,6 +65,18 @@ func (l Levers) ExpireLeases(b *Backend) int {
 	return n
 }
 
+// ExpireLease ends the lease that holds name, now, and says whether there was
+// one. All its names become free.
+func (l Levers) ExpireLease(name naming.Name) (held bool) {
+	l.set(func() {
+		if e := l.s.entries[name]; e != nil && e.lease != nil {
+			held = true
+			l.s.endLease(e.lease)
+		}
+	})
+	return held
+}
+
 // Put stores value under name without a lease, over whatever is there: a lease
 // that held the name does not hold it any more.
 func (l Levers) Put(name naming.Name, value []byte) (rev naming.Revision) {
