@@ -1,0 +1,292 @@
+// Package tlsfile reads what a TLS client needs from PEM files (certificate,
+// private key, the CA that servers must be signed by) and follows the files
+// when they change.
+//
+// It is for clients that prove who they are with a certificate. It is not for
+// servers, and it reads no passwords and no encrypted keys.
+package tlsfile
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/seed-6593ebad/skywarden/naming"
+)
+
+// Config says where the files are. CertFile, KeyFile and CAFile are required.
+type Config struct {
+	// CertFile is the client's certificate, followed by intermediate ones if any.
+	CertFile string
+	// KeyFile is its private key. On Unix nobody but the file's owner may have any
+	// access to it. On Windows permissions are not looked at: protect the directory.
+	KeyFile string
+	// CAFile holds the certificates of the authorities that a server's certificate
+	// must come from. The system's authorities are not asked.
+	CAFile string
+	// ServerName is the name that the server's certificate must have; "" means the
+	// host that is dialled.
+	ServerName string
+	// AllowTLS12 accepts TLS 1.2 beside 1.3.
+	AllowTLS12 bool
+}
+
+// A Source gives TLS configurations made of files. It is safe for concurrent
+// use.
+type Source struct {
+	cfg    Config
+	report func(error)
+
+	mu      sync.Mutex
+	current material
+	trouble string // what was reported last; "" when all is well
+}
+
+// material is what the files said when they were last good.
+type material struct {
+	cert  tls.Certificate
+	roots *x509.CertPool
+	files [3]fs.FileInfo // of the opened files: certificate, key, CA
+}
+
+// Open reads the files and checks all of them: that they are regular files of
+// PEM, that nobody else may read the key or write any of them (an error that
+// wraps naming.ErrInsecureConfig), that the key belongs to the certificate,
+// and that the certificate is valid now. All problems are reported, joined.
+//
+// report is called when files that changed cannot be used, once per reason,
+// and with nil when they can be used again. Until then the last good ones stay
+// in use. It must return soon and not call the Source; nil means that nobody
+// wants to know.
+func Open(cfg Config, report func(error)) (*Source, error) {
+	m, err := read(cfg, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	if report == nil {
+		report = func(error) {}
+	}
+	return &Source{cfg: cfg, report: report, current: m}, nil
+}
+
+// Client gives the configuration for one connection, from the files as they
+// are now. Ask for a new one for each connection: the CA in it stays as it is.
+// Its certificate is looked up at the handshake.
+func (s *Source) Client() *tls.Config {
+	m := s.refresh()
+	minVersion := uint16(tls.VersionTLS13)
+	if s.cfg.AllowTLS12 {
+		minVersion = tls.VersionTLS12
+	}
+	return &tls.Config{
+		MinVersion: minVersion,
+		ServerName: s.cfg.ServerName,
+		RootCAs:    m.roots,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			cert := s.refresh().cert
+			return &cert, nil
+		},
+	}
+}
+
+// CommonName is the subject of the certificate that is in use.
+func (s *Source) CommonName() string { return s.refresh().cert.Leaf.Subject.CommonName }
+
+// refresh gives the newest material that is good.
+func (s *Source) refresh() material {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.current.fresh(s.cfg) && s.trouble == "" {
+		return s.current
+	}
+	m, err := read(s.cfg, time.Now())
+	trouble := ""
+	if err != nil {
+		trouble = err.Error()
+	} else {
+		s.current = m
+	}
+	if trouble != s.trouble {
+		s.trouble = trouble
+		s.report(err)
+	}
+	return s.current
+}
+
+// fresh says whether the files are still those that were read.
+func (m material) fresh(cfg Config) bool {
+	for i, path := range []string{cfg.CertFile, cfg.KeyFile, cfg.CAFile} {
+		now, err := os.Stat(path)
+		if err != nil || !os.SameFile(now, m.files[i]) || now.Size() != m.files[i].Size() || !now.ModTime().Equal(m.files[i].ModTime()) {
+			return false
+		}
+	}
+	return true
+}
+
+func read(cfg Config, now time.Time) (material, error) {
+	var m material
+	var problems []error
+	certPEM, err := m.load(0, "client certificate", cfg.CertFile, mayRead)
+	problems = append(problems, err)
+	keyPEM, err := m.load(1, "private key", cfg.KeyFile, mayNothing)
+	problems = append(problems, err)
+	caPEM, err := m.load(2, "CA", cfg.CAFile, mayRead)
+	problems = append(problems, err)
+	if certPEM != nil && keyPEM != nil {
+		m.cert, err = parsePair(cfg, certPEM, keyPEM, now)
+		problems = append(problems, err)
+	}
+	if caPEM != nil {
+		m.roots, err = parseRoots(cfg.CAFile, caPEM, now)
+		problems = append(problems, err)
+	}
+	return m, errors.Join(problems...)
+}
+
+// What others than the owner may do with a file.
+const (
+	mayNothing fs.FileMode = 0o077 // bits that must not be set
+	mayRead    fs.FileMode = 0o022
+)
+
+// maxFile is far above the size of any bundle of certificates.
+const maxFile = 1 << 20
+
+// load opens a file, checks the descriptor and not the path, so that what was
+// checked is what is read, and gives the content.
+func (m *material) load(i int, what, path string, forbidden fs.FileMode) ([]byte, error) {
+	if path == "" {
+		return nil, fmt.Errorf("%s: no file is given", what)
+	}
+	bad := func(err error) ([]byte, error) { return nil, fmt.Errorf("%s %q %w", what, path, err) }
+	// Without O_NONBLOCK opening a named pipe would wait for its other end.
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // reading the file that the operator names is the purpose
+	if err != nil {
+		var pathErr *fs.PathError
+		if errors.As(err, &pathErr) {
+			err = pathErr.Err
+		}
+		return bad(fmt.Errorf("cannot be opened: %w", err))
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return bad(fmt.Errorf("cannot be examined: %w", err))
+	}
+	if !info.Mode().IsRegular() {
+		return bad(fmt.Errorf("is not a regular file: %w", naming.ErrInsecureConfig))
+	}
+	if excess := info.Mode().Perm() & forbidden; excess != 0 && runtime.GOOS != "windows" {
+		advice := "nobody but its owner may write it: chmod go-w"
+		if forbidden == mayNothing {
+			advice = "nobody but its owner may have access to it: chmod go-rwx"
+		}
+		return bad(fmt.Errorf("has mode %04o, %s: %w", info.Mode().Perm(), advice, naming.ErrInsecureConfig))
+	}
+	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
+	if err != nil {
+		return bad(fmt.Errorf("cannot be read: %w", err))
+	}
+	if len(data) > maxFile {
+		return bad(fmt.Errorf("is larger than %d bytes", maxFile))
+	}
+	m.files[i] = info
+	return data, nil
+}
+
+func parsePair(cfg Config, certPEM, keyPEM []byte, now time.Time) (tls.Certificate, error) {
+	var problems []error
+	if _, err := certificates(certPEM); err != nil {
+		problems = append(problems, fmt.Errorf("client certificate %q %w", cfg.CertFile, err))
+	}
+	if err := checkKey(keyPEM); err != nil {
+		problems = append(problems, fmt.Errorf("private key %q %w", cfg.KeyFile, err))
+	}
+	if problems != nil {
+		return tls.Certificate{}, errors.Join(problems...)
+	}
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		return tls.Certificate{}, fmt.Errorf("private key %q is of no use for the certificate in %q: %s", cfg.KeyFile, cfg.CertFile, strings.TrimPrefix(err.Error(), "tls: "))
+	}
+	if err := valid(pair.Leaf, now); err != nil {
+		return tls.Certificate{}, fmt.Errorf("client certificate %q %w", cfg.CertFile, err)
+	}
+	return pair, nil
+}
+
+func checkKey(data []byte) error {
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		switch {
+		case strings.Contains(block.Type, "ENCRYPTED"), block.Headers["DEK-Info"] != "":
+			return errors.New("is encrypted: store it decrypted, readable by its owner alone")
+		case strings.HasSuffix(block.Type, "PRIVATE KEY"):
+			return nil
+		}
+	}
+	return errors.New("has no private key in PEM (a line -----BEGIN PRIVATE KEY-----)")
+}
+
+func parseRoots(path string, data []byte, now time.Time) (*x509.CertPool, error) {
+	certs, err := certificates(data)
+	if err != nil {
+		return nil, fmt.Errorf("CA %q %w", path, err)
+	}
+	pool := x509.NewCertPool()
+	var usable bool
+	for _, cert := range certs {
+		if err = valid(cert, now); err == nil {
+			usable = true
+		}
+		pool.AddCert(cert)
+	}
+	if !usable {
+		return nil, fmt.Errorf("CA %q %w", path, err)
+	}
+	return pool, nil
+}
+
+// certificates parses every certificate of a PEM file. Its error continues a
+// sentence that begins with the file.
+func certificates(data []byte) ([]*x509.Certificate, error) {
+	if len(bytes.TrimSpace(data)) == 0 {
+		return nil, errors.New("is empty")
+	}
+	var certs []*x509.Certificate
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("has a certificate that cannot be parsed: %w", err)
+		}
+		certs = append(certs, cert)
+	}
+	if certs == nil {
+		return nil, errors.New("has no certificate in PEM (a line -----BEGIN CERTIFICATE-----)")
+	}
+	return certs, nil
+}
+
+func valid(cert *x509.Certificate, now time.Time) error {
+	switch {
+	case now.After(cert.NotAfter):
+		return fmt.Errorf("expired on %s: have a new one issued", cert.NotAfter.UTC().Format(time.RFC3339))
+	case now.Before(cert.NotBefore):
+		return fmt.Errorf("is not valid before %s: check this machine's clock", cert.NotBefore.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
