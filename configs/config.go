@@ -1,7 +1,6 @@
 package configs
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -15,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/seed-6593ebad/skywarden/adapter"
+	"github.com/seed-6593ebad/skywarden/internal/tlsfile"
 	"github.com/seed-6593ebad/skywarden/naming"
 )
 
@@ -41,17 +41,7 @@ type Memory struct{}
 type Etcd struct {
 	Endpoints []string // https://HOST:PORT
 	Root      string   // below which all keys are; empty: the driver's default
-	TLS       TLS
-}
-
-// TLS names the files that prove who we are and whom we trust. Their paths are
-// relative to the directory of the configuration file.
-type TLS struct {
-	CA         string // certificates of the authorities that may sign the server's
-	Cert       string // our certificate, whose common name is our principal
-	Key        string // its private key: readable by this user only
-	ServerName string // empty: the host of each endpoint
-	MinVersion uint16 // tls.VersionTLS13, or tls.VersionTLS12 where the file says so
+	TLS       tlsfile.Config
 }
 
 // A Service is one that the skywarden command shall run.
@@ -128,9 +118,6 @@ func readBackend(v value, c *Config) {
 	}
 }
 
-// tlsVersions are those that min_version may name.
-var tlsVersions = map[string]uint16{"1.2": tls.VersionTLS12, "1.3": tls.VersionTLS13}
-
 func readEtcd(v value, c *Etcd) {
 	e, ok := v.object("etcd: {endpoints: […], tls: {…}}", "endpoints", "root", "tls")
 	if !ok {
@@ -147,21 +134,33 @@ func readEtcd(v value, c *Etcd) {
 		e.insecure("tls is missing (add tls with ca, cert and key: without them nobody knows who is who)")
 		return
 	}
-	t, ok := e.fields["tls"].object("tls: {ca: ca.pem, cert: node.pem, key: {file: node-key.pem}}", "ca", "cert", "key", "server_name", "min_version")
+	c.TLS = readTLS(e.fields["tls"])
+}
+
+// readTLS reads which files prove who we are and whom we trust. The common name
+// of the certificate is our principal.
+func readTLS(v value) tlsfile.Config {
+	var c tlsfile.Config
+	before := len(v.r.problems)
+	t, ok := v.object("tls: {ca: ca.pem, cert: node.pem, key: {file: node-key.pem}}", "ca", "cert", "key", "server_name", "min_version")
 	if !ok {
-		return
+		return c
 	}
-	for key, into := range map[string]*string{"ca": &c.TLS.CA, "cert": &c.TLS.Cert} {
-		t.required(key, key+".pem")
-		text(t, key, key+".pem", into, v.r.relative)
-	}
+	t.required("ca", "ca.pem")
+	text(t, "ca", "ca.pem", &c.CAFile, v.r.relative)
+	t.required("cert", "node.pem")
+	text(t, "cert", "node.pem", &c.CertFile, v.r.relative)
 	t.required("key", "{file: node-key.pem}")
 	if key, ok := t.fields["key"]; ok {
-		c.TLS.Key = key.secretFile()
+		c.KeyFile = key.secretFile()
 	}
-	text(t, "server_name", "etcd.internal", &c.TLS.ServerName, parseHost)
-	c.TLS.MinVersion = tlsVersions["1.3"]
-	text(t, "min_version", `"1.3"`, &c.TLS.MinVersion, oneOf(tlsVersions))
+	text(t, "server_name", "etcd.internal", &c.ServerName, parseHost)
+	text(t, "min_version", `"1.3"`, &c.AllowTLS12, oneOf(map[string]bool{"1.3": false, "1.2": true}))
+	if len(v.r.problems) == before {
+		_, err := tlsfile.Open(c, nil)
+		v.reportAll(err)
+	}
+	return c
 }
 
 // readAllow reads the allow-list. It says with positions what
@@ -195,9 +194,7 @@ func readAllow(v value) *adapter.AllowList {
 		return nil
 	}
 	list, err := adapter.NewAllowList(rules)
-	if err != nil {
-		v.report("%v", strings.ReplaceAll(err.Error(), "\n", "; "))
-	}
+	v.reportAll(err)
 	return list
 }
 

@@ -2,13 +2,13 @@ package configs
 
 import (
 	"bytes"
-	"crypto/tls"
 	"errors"
 	"flag"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +18,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/seed-6593ebad/skywarden/adapter"
+	"github.com/seed-6593ebad/skywarden/internal/testca"
+	"github.com/seed-6593ebad/skywarden/internal/tlsfile"
 	"github.com/seed-6593ebad/skywarden/naming"
 )
 
@@ -35,9 +37,7 @@ func TestBadConfigurations(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Chdir(t.TempDir()) // so that messages have short paths
-	if err := os.WriteFile("node-key.pem", []byte("no key is read here"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	writeTLSFiles(t, ".", "node")
 	t.Setenv("SKYWARDEN_TEST_LISTEN", "localhost:7000")
 
 	wanted := map[string]string{}
@@ -154,9 +154,7 @@ func TestLoadMemorySample(t *testing.T) {
 
 func TestLoadEtcdSample(t *testing.T) {
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "game-key.pem"), []byte("no key is read here"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	writeTLSFiles(t, dir, "game")
 	file := filepath.Join(dir, "etcd.yaml")
 	got, err := parse(file, []byte(EtcdSample), []string{"echo"})
 	if err != nil {
@@ -179,9 +177,9 @@ func TestLoadEtcdSample(t *testing.T) {
 		Listen: netip.MustParseAddrPort("127.0.0.1:7000"), Advertise: netip.MustParseAddrPort("127.0.0.1:7000"),
 		Etcd: &Etcd{
 			Endpoints: []string{"https://127.0.0.1:2379"}, Root: "/skywarden",
-			TLS: TLS{
-				CA: filepath.Join(dir, "ca.pem"), Cert: filepath.Join(dir, "game.pem"), Key: filepath.Join(dir, "game-key.pem"),
-				ServerName: "localhost", MinVersion: tls.VersionTLS13,
+			TLS: tlsfile.Config{
+				CAFile: filepath.Join(dir, "ca.pem"), CertFile: filepath.Join(dir, "game.pem"), KeyFile: filepath.Join(dir, "game-key.pem"),
+				ServerName: "localhost",
 			},
 		},
 		TTL: 5 * time.Second, MaxStale: 10 * time.Minute,
@@ -192,6 +190,26 @@ func TestLoadEtcdSample(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got, compare); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+// A private key that others may read is refused, with the place of the reference.
+func TestKeyReadableByOthers(t *testing.T) {
+	dir := t.TempDir()
+	writeTLSFiles(t, dir, "game")
+	if err := os.Chmod(filepath.Join(dir, "game-key.pem"), 0o640); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(dir, "etcd.yaml")
+	_, err := parse(file, []byte(EtcdSample), []string{"echo"})
+	if runtime.GOOS == "windows" { // where modes say nothing
+		if err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	if !errors.Is(err, naming.ErrInsecureConfig) || !strings.Contains(err.Error(), "backend.etcd.tls: ") || !strings.Contains(err.Error(), "0640") {
+		t.Errorf("got %v, want %v at backend.etcd.tls", err, naming.ErrInsecureConfig)
 	}
 }
 
@@ -263,6 +281,14 @@ var compare = cmp.Options{
 	cmp.AllowUnexported(Config{}, adapter.AllowList{}, naming.Name{}, naming.NodeID{}, naming.Scope{}),
 	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+}
+
+// writeTLSFiles writes ca.pem, user.pem and user-key.pem.
+func writeTLSFiles(t *testing.T, dir, user string) {
+	t.Helper()
+	ca := testca.New(t)
+	ca.WriteFile(t, dir, "ca")
+	ca.Client(t, user).WriteFiles(t, dir, user)
 }
 
 func name(t *testing.T, s string) naming.Name {

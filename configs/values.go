@@ -44,6 +44,25 @@ func (v value) insecure(format string, args ...any) {
 	v.r.problems[len(v.r.problems)-1].kind = naming.ErrInsecureConfig
 }
 
+// reportAll reports every error of another package that is joined in err; nil is
+// none.
+func (v value) reportAll(err error) {
+	if err == nil {
+		return
+	}
+	errs := []error{err}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		errs = joined.Unwrap()
+	}
+	for _, err := range errs {
+		report := v.report
+		if errors.Is(err, naming.ErrInsecureConfig) {
+			report = v.insecure
+		}
+		report("%s", strings.TrimSuffix(err.Error(), ": "+naming.ErrInsecureConfig.Error()))
+	}
+}
+
 // An object is a mapping whose keys are known.
 type object struct {
 	value
