@@ -66,7 +66,7 @@ func scopes(ss ...string) []naming.Scope {
 
 // A Harness gives the suite a server, with the principals of Plan, and levers
 // to break it. The server must be used by nothing else while the suite runs, and
-// hold no names before. The functions may be called from any goroutine; they
+// hold no names and no leases before. The functions may be called from any goroutine; they
 // call tb.Fatal where they cannot do their work, and return when it is done.
 type Harness struct {
 	// Open opens the backend as p. The suite closes it. For WrongCredential it may
