@@ -125,7 +125,7 @@ func (s *Source) refresh() material {
 }
 
 // fresh says whether the files are still those that were read.
-func (m material) fresh(cfg Config) bool {
+func (m *material) fresh(cfg Config) bool {
 	for i, path := range []string{cfg.CertFile, cfg.KeyFile, cfg.CAFile} {
 		now, err := os.Stat(path)
 		if err != nil || !os.SameFile(now, m.files[i]) || now.Size() != m.files[i].Size() || !now.ModTime().Equal(m.files[i].ModTime()) {
@@ -174,9 +174,8 @@ func (m *material) load(i int, what, path string, forbidden fs.FileMode) ([]byte
 	// Without O_NONBLOCK opening a named pipe would wait for its other end.
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // reading the file that the operator names is the purpose
 	if err != nil {
-		var pathErr *fs.PathError
-		if errors.As(err, &pathErr) {
-			err = pathErr.Err
+		if path, ok := errors.AsType[*fs.PathError](err); ok {
+			err = path.Err
 		}
 		return bad(fmt.Errorf("cannot be opened: %w", err))
 	}

@@ -45,8 +45,10 @@ func TestOpenErrors(t *testing.T) {
 		kind   error
 		noUnix bool
 	}{
-		{"nothing given", func(_ *testing.T, c *Config) { *c = Config{} },
-			"client certificate: no file is given\nprivate key: no file is given\nCA: no file is given", nil, false},
+		{
+			"nothing given", func(_ *testing.T, c *Config) { *c = Config{} },
+			"client certificate: no file is given\nprivate key: no file is given\nCA: no file is given", nil, false,
+		},
 		{"missing", func(t *testing.T, c *Config) {
 			t.Helper()
 			for _, path := range []string{c.CertFile, c.CAFile} {
@@ -64,10 +66,14 @@ func TestOpenErrors(t *testing.T) {
 		}, `client certificate "DIR/client.pem" has no certificate in PEM (a line -----BEGIN CERTIFICATE-----)` + "\n" +
 			`private key "DIR/client-key.pem" has no private key in PEM (a line -----BEGIN PRIVATE KEY-----)` + "\n" +
 			`CA "DIR/ca.pem" has no certificate in PEM (a line -----BEGIN CERTIFICATE-----)`, nil, false},
-		{"empty CA", func(t *testing.T, c *Config) { t.Helper(); write(t, c.CAFile, "\n") },
-			`CA "DIR/ca.pem" is empty`, nil, false},
-		{"certificate and key swapped", func(_ *testing.T, c *Config) { c.CAFile, c.CertFile = c.CertFile, c.KeyFile },
-			`client certificate "DIR/client-key.pem" has no certificate in PEM (a line -----BEGIN CERTIFICATE-----)`, nil, false},
+		{
+			"empty CA", func(t *testing.T, c *Config) { t.Helper(); write(t, c.CAFile, "\n") },
+			`CA "DIR/ca.pem" is empty`, nil, false,
+		},
+		{
+			"certificate and key swapped", func(_ *testing.T, c *Config) { c.CAFile, c.CertFile = c.CertFile, c.KeyFile },
+			`client certificate "DIR/client-key.pem" has no certificate in PEM (a line -----BEGIN CERTIFICATE-----)`, nil, false,
+		},
 		{"another key", func(t *testing.T, c *Config) {
 			t.Helper()
 			_, c.KeyFile = ca.Client(t, "x").WriteFiles(t, filepath.Dir(c.KeyFile), "other")
@@ -84,10 +90,14 @@ func TestOpenErrors(t *testing.T) {
 			t.Helper()
 			ca.Issue(t, testca.Request{Client: true, NotBefore: future, NotAfter: future.AddDate(1, 0, 0)}).WriteFiles(t, filepath.Dir(c.KeyFile), "client")
 		}, `client certificate "DIR/client.pem" is not valid before 2090-01-02T03:04:05Z: check this machine's clock`, nil, false},
-		{"directory", func(_ *testing.T, c *Config) { c.KeyFile = filepath.Dir(c.KeyFile) },
-			`private key "DIR" is not a regular file: insecure configuration`, naming.ErrInsecureConfig, false},
-		{"key readable by others", func(t *testing.T, c *Config) { t.Helper(); chmod(t, c.KeyFile, 0o640) },
-			`private key "DIR/client-key.pem" has mode 0640, nobody but its owner may have access to it: chmod go-rwx: insecure configuration`, naming.ErrInsecureConfig, true},
+		{
+			"directory", func(_ *testing.T, c *Config) { c.KeyFile = filepath.Dir(c.KeyFile) },
+			`private key "DIR" is not a regular file: insecure configuration`, naming.ErrInsecureConfig, false,
+		},
+		{
+			"key readable by others", func(t *testing.T, c *Config) { t.Helper(); chmod(t, c.KeyFile, 0o640) },
+			`private key "DIR/client-key.pem" has mode 0640, nobody but its owner may have access to it: chmod go-rwx: insecure configuration`, naming.ErrInsecureConfig, true,
+		},
 		{"key behind a link readable by others", func(t *testing.T, c *Config) {
 			t.Helper()
 			chmod(t, c.KeyFile, 0o604)
@@ -97,8 +107,10 @@ func TestOpenErrors(t *testing.T) {
 			}
 			c.KeyFile = link
 		}, `private key "DIR/link" has mode 0604, nobody but its owner may have access to it: chmod go-rwx: insecure configuration`, naming.ErrInsecureConfig, true},
-		{"CA writable by others", func(t *testing.T, c *Config) { t.Helper(); chmod(t, c.CAFile, 0o664) },
-			`CA "DIR/ca.pem" has mode 0664, nobody but its owner may write it: chmod go-w: insecure configuration`, naming.ErrInsecureConfig, true},
+		{
+			"CA writable by others", func(t *testing.T, c *Config) { t.Helper(); chmod(t, c.CAFile, 0o664) },
+			`CA "DIR/ca.pem" has mode 0664, nobody but its owner may write it: chmod go-w: insecure configuration`, naming.ErrInsecureConfig, true,
+		},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {

@@ -1,0 +1,260 @@
+package etcd
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/rs/zerolog"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/seed-6593ebad/skywarden/internal/tlsfile"
+	"github.com/seed-6593ebad/skywarden/naming"
+)
+
+// Config says how to reach etcd and as whom. Either Endpoints with TLS or
+// TLSConfig is required, or Client.
+type Config struct {
+	// Endpoints are the members of the cluster, each https://HOST:PORT.
+	Endpoints []string
+	// TLS names the files of the client's certificate, which is the identity: its
+	// common name is the etcd user. The files are followed when they change.
+	TLS TLS
+	// TLSConfig is used instead of TLS. It must have a client certificate, must
+	// verify the server, and means TLS 1.3 unless its MinVersion says 1.2. It is
+	// copied.
+	TLSConfig *tls.Config
+
+	// Client is used instead of Endpoints and TLS, for everything that this Config
+	// has no field for. It is not closed. It must use TLS. Its servers are
+	// examined by Open and before each new watch stream, not at each connection.
+	// Give it short backoffs: recovery can only be as fast as they are.
+	Client *clientv3.Client
+	// Principal is as whom Client authenticates. It is needed only where Client has
+	// no Username, and refused where there is a certificate to read it from.
+	Principal string
+
+	// Root is where all keys are, "/skywarden" if empty: slashes with letters,
+	// digits, "_" and "-" between them. The names are below Root/names/.
+	Root string
+	// DefaultTTL is what Lease(ctx, 0) asks for: 5 s if 0, 3 s at least.
+	DefaultTTL time.Duration
+	// ReauthorizeEvery is how often, on average, a running watch asks the server
+	// whether it may still read: 45 s if 0, 50 s at most, so that with its jitter
+	// of a fifth a permission that was taken away ends a watch within 60 s. The
+	// server itself never looks again.
+	ReauthorizeEvery time.Duration
+
+	// Logger gets outages, refusals and lost leases. The zero Logger is silent.
+	Logger zerolog.Logger
+
+	// InsecureDevelopmentOnly accepts endpoints that begin with http://, and servers
+	// whose access control is off: whoever reaches such a server takes every name
+	// and reads every entry. Each Open logs an alarm.
+	InsecureDevelopmentOnly bool
+	// InsecureAcceptVulnerableServer accepts servers with known holes that defeat
+	// their access control. Each Open logs an alarm.
+	InsecureAcceptVulnerableServer bool
+}
+
+// TLS names PEM files. See Config.TLS.
+type TLS struct {
+	// CertFile is the client's certificate, followed by intermediate ones if any.
+	CertFile string
+	// KeyFile is its private key. On Unix nobody but the file's owner may have any
+	// access to it. On Windows permissions are not looked at.
+	KeyFile string
+	// CAFile holds the certificates of the authorities that the servers'
+	// certificates must come from. The system's authorities are not asked.
+	CAFile string
+	// ServerName is the name that the servers' certificates must have; "" means the
+	// host of each endpoint.
+	ServerName string
+	// AllowTLS12 accepts TLS 1.2 beside 1.3.
+	AllowTLS12 bool
+}
+
+// Limits and defaults of leases and watches.
+const (
+	minTTL           = 3 * time.Second // the server's own minimum is 2 s
+	defaultTTL       = 5 * time.Second
+	namesPerLease    = 200 // a renewal checks the permission for every key: 1.1 ms for 100
+	defaultReauthor  = 45 * time.Second
+	maxReauthorize   = 50 * time.Second
+	developmentsName = "development" // whom WhoAmI names where nobody is authenticated
+)
+
+// settings are a Config that was checked.
+type settings struct {
+	Config
+	keys      keys
+	hosts     []string           // HOST:PORT of each endpoint
+	tls       func() *tls.Config // for each connection; nil: plaintext, or Client
+	principal func() (string, error)
+}
+
+// check reports all problems of the Config, joined. It reads the files.
+func (c Config) check() (*settings, error) {
+	s := &settings{Config: c}
+	var problems []error
+	bad := func(err error) {
+		if err != nil {
+			problems = append(problems, err)
+		}
+	}
+	var err error
+	s.keys, err = newKeys(c.Root)
+	bad(err)
+	if s.DefaultTTL == 0 {
+		s.DefaultTTL = defaultTTL
+	}
+	if s.DefaultTTL < minTTL {
+		bad(fmt.Errorf("DefaultTTL is %v: %v at least", c.DefaultTTL, minTTL))
+	}
+	if s.ReauthorizeEvery == 0 {
+		s.ReauthorizeEvery = defaultReauthor
+	}
+	if s.ReauthorizeEvery < 0 || s.ReauthorizeEvery > maxReauthorize {
+		bad(fmt.Errorf("ReauthorizeEvery is %v: more than 0 and %v at most", c.ReauthorizeEvery, maxReauthorize))
+	}
+	if c.Client != nil {
+		bad(s.useClient())
+	} else {
+		bad(s.useEndpoints())
+	}
+	if err := errors.Join(problems...); err != nil {
+		return nil, fmt.Errorf("etcd: %w", err)
+	}
+	return s, nil
+}
+
+func (s *settings) useClient() error {
+	var problems []error
+	if len(s.Endpoints) > 0 || s.TLS != (TLS{}) || s.TLSConfig != nil {
+		problems = append(problems, errors.New("field Client has its own endpoints and TLS: give no Endpoints, TLS and TLSConfig beside it"))
+	}
+	who := s.Client.Username
+	if who == "" {
+		who = s.Principal
+	}
+	if who == "" {
+		problems = append(problems, errors.New("no Principal, which is needed with a Client that has no Username: the user that its certificate names"))
+	}
+	s.principal = func() (string, error) { return who, nil }
+	return errors.Join(problems...)
+}
+
+func (s *settings) useEndpoints() error {
+	var problems []error
+	if len(s.Endpoints) == 0 {
+		problems = append(problems, errors.New("no Endpoints: give at least one, such as https://10.0.0.1:2379"))
+	}
+	var plain, secure bool
+	for _, endpoint := range s.Endpoints {
+		host, scheme, err := parseEndpoint(endpoint)
+		switch {
+		case err != nil:
+			problems = append(problems, err)
+		case slices.Contains(s.hosts, host):
+			problems = append(problems, fmt.Errorf("endpoint %q is there twice", endpoint))
+		case scheme == "http" && !s.InsecureDevelopmentOnly:
+			problems = append(problems, fmt.Errorf("endpoint %q: %w: without TLS everybody on the way reads and changes what is said: use https", endpoint, naming.ErrInsecureConfig))
+		}
+		s.hosts = append(s.hosts, host)
+		plain, secure = plain || scheme == "http", secure || scheme == "https"
+	}
+	if plain && secure {
+		problems = append(problems, errors.New("some Endpoints are http and some https: make all of them https"))
+	}
+	if s.Principal != "" && !plain {
+		problems = append(problems, errors.New("a Principal is given, but the certificate says who we are: leave it out"))
+	}
+	if plain {
+		if s.TLS != (TLS{}) || s.TLSConfig != nil {
+			problems = append(problems, errors.New("TLS is given for Endpoints that do not use it: make them https"))
+		}
+		s.principal = func() (string, error) {
+			if s.Principal != "" {
+				return s.Principal, nil
+			}
+			return developmentsName, nil
+		}
+		return errors.Join(problems...)
+	}
+	if err := s.useTLS(); err != nil {
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
+}
+
+func (s *settings) useTLS() error {
+	if s.TLSConfig != nil {
+		if s.TLS != (TLS{}) {
+			return errors.New("both TLS and TLSConfig are given: give one")
+		}
+		return s.useTLSConfig()
+	}
+	source, err := tlsfile.Open(tlsfile.Config(s.TLS), func(err error) {
+		if err != nil {
+			s.Logger.Error().Err(err).Msg("changed TLS files cannot be used: the ones before stay in use")
+			return
+		}
+		s.Logger.Info().Msg("changed TLS files are in use")
+	})
+	if err != nil {
+		return err
+	}
+	s.tls = source.Client
+	s.principal = func() (string, error) { return commonName(source.CommonName()) }
+	_, err = s.principal()
+	return err
+}
+
+func (s *settings) useTLSConfig() error {
+	own := s.TLSConfig.Clone()
+	var problems []error
+	if own.InsecureSkipVerify {
+		problems = append(problems, fmt.Errorf("TLSConfig.InsecureSkipVerify: %w: anybody could pass for the server: give RootCAs instead", naming.ErrInsecureConfig))
+	}
+	switch {
+	case own.MinVersion == 0:
+		own.MinVersion = tls.VersionTLS13
+	case own.MinVersion < tls.VersionTLS12:
+		problems = append(problems, fmt.Errorf("TLSConfig.MinVersion: %w: TLS 1.2 at least, better 1.3", naming.ErrInsecureConfig))
+	}
+	s.tls = own.Clone
+	s.principal = func() (string, error) {
+		cert, err := clientCertificate(own)
+		if err != nil {
+			return "", err
+		}
+		return commonName(cert.Subject.CommonName)
+	}
+	if _, err := s.principal(); err != nil {
+		problems = append(problems, err)
+	}
+	return errors.Join(problems...)
+}
+
+func commonName(name string) (string, error) {
+	if name == "" {
+		return "", fmt.Errorf("the client certificate has no common name, and that is what etcd takes for the user: %w", naming.ErrUnauthenticated)
+	}
+	return name, nil
+}
+
+// parseEndpoint gives HOST:PORT and the scheme, http or https.
+func parseEndpoint(endpoint string) (host, scheme string, err error) {
+	u, err := url.Parse(endpoint)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || endpoint != u.Scheme+"://"+u.Host {
+		return "", "", fmt.Errorf("endpoint %q is not https://HOST:PORT", endpoint)
+	}
+	if port, err := strconv.ParseUint(u.Port(), 10, 16); err != nil || port == 0 {
+		return "", "", fmt.Errorf("endpoint %q has no port from 1 to 65535", endpoint)
+	}
+	return u.Host, u.Scheme, nil
+}
