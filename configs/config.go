@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/seed-6593ebad/skywarden/adapter"
+	"github.com/seed-6593ebad/skywarden/backends/etcd"
 	"github.com/seed-6593ebad/skywarden/internal/tlsfile"
 	"github.com/seed-6593ebad/skywarden/naming"
 )
@@ -24,7 +25,7 @@ type Config struct {
 	Listen    netip.AddrPort // may be an unspecified address: all of the machine's
 	Advertise netip.AddrPort // where other nodes find this one; Listen, if the file has none
 	Memory    *Memory        // exactly one of Memory and Etcd is there
-	Etcd      *Etcd
+	Etcd      *etcd.Config
 	TTL       time.Duration      // 0: the backend's default
 	MaxStale  time.Duration      // 0: the adapter's default
 	Allow     *adapter.AllowList // nil: the file has none
@@ -36,13 +37,6 @@ type Config struct {
 
 // Memory is the built-in name server in this process. There is nothing to set.
 type Memory struct{}
-
-// Etcd says how to reach etcd.
-type Etcd struct {
-	Endpoints []string // https://HOST:PORT
-	Root      string   // below which all keys are; empty: the driver's default
-	TLS       tlsfile.Config
-}
 
 // A Service is one that the skywarden command shall run.
 type Service struct {
@@ -104,29 +98,36 @@ func readBackend(v value, c *Config) {
 	if !ok {
 		return
 	}
-	switch memory, etcd := b.has("memory"), b.has("etcd"); {
-	case memory && etcd:
+	switch {
+	case b.has("memory") && b.has("etcd"):
 		b.report("has %s (keep one: a node uses one backend)", strings.Join(backends, " and "))
-	case memory:
+	case b.has("memory"):
 		c.Memory = &Memory{}
 		b.fields["memory"].object("memory: {}")
-	case etcd:
-		c.Etcd = &Etcd{}
+	case b.has("etcd"):
+		c.Etcd = &etcd.Config{}
 		readEtcd(b.fields["etcd"], c.Etcd)
 	case len(b.node.Content) == 0:
 		b.report("names no backend (write one of %s)", strings.Join(backends, ", "))
 	}
 }
 
-func readEtcd(v value, c *Etcd) {
+func readEtcd(v value, c *etcd.Config) {
 	e, ok := v.object("etcd: {endpoints: […], tls: {…}}", "endpoints", "root", "tls")
 	if !ok {
 		return
 	}
 	e.required("endpoints", "[https://10.0.0.1:2379]")
 	texts(e, "endpoints", "https://10.0.0.1:2379", &c.Endpoints, parseEndpointURL)
-	if endpoints := e.fields["endpoints"]; e.has("endpoints") && endpoints.node.Content == nil {
-		endpoints.report("is empty (write it like [https://10.0.0.1:2379])")
+	if endpoints, ok := e.fields["endpoints"]; ok && endpoints.node.ShortTag() == "!!seq" {
+		if len(endpoints.node.Content) == 0 {
+			endpoints.report("is empty (write it like [https://10.0.0.1:2379])")
+		}
+		for i, endpoint := range c.Endpoints {
+			if slices.Contains(c.Endpoints[:i], endpoint) {
+				endpoints.report("%s is there twice (keep one)", show(endpoint))
+			}
+		}
 	}
 	text(e, "root", "/skywarden", &c.Root, parseRoot)
 
@@ -139,8 +140,8 @@ func readEtcd(v value, c *Etcd) {
 
 // readTLS reads which files prove who we are and whom we trust. The common name
 // of the certificate is our principal.
-func readTLS(v value) tlsfile.Config {
-	var c tlsfile.Config
+func readTLS(v value) etcd.TLS {
+	var c etcd.TLS
 	before := len(v.r.problems)
 	t, ok := v.object("tls: {ca: ca.pem, cert: node.pem, key: {file: node-key.pem}}", "ca", "cert", "key", "server_name", "min_version")
 	if !ok {
@@ -157,7 +158,7 @@ func readTLS(v value) tlsfile.Config {
 	text(t, "server_name", "etcd.internal", &c.ServerName, parseHost)
 	text(t, "min_version", `"1.3"`, &c.AllowTLS12, oneOf(map[string]bool{"1.3": false, "1.2": true}))
 	if len(v.r.problems) == before {
-		_, err := tlsfile.Open(c, nil)
+		_, err := tlsfile.Open(tlsfile.Config(c), nil)
 		v.reportAll(err)
 	}
 	return c

@@ -14,12 +14,13 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/rogpeppe/go-internal/txtar"
 	"github.com/rs/zerolog"
 
 	"github.com/seed-6593ebad/skywarden/adapter"
+	"github.com/seed-6593ebad/skywarden/backends/etcd"
 	"github.com/seed-6593ebad/skywarden/internal/testca"
-	"github.com/seed-6593ebad/skywarden/internal/tlsfile"
 	"github.com/seed-6593ebad/skywarden/naming"
 )
 
@@ -175,9 +176,9 @@ func TestLoadEtcdSample(t *testing.T) {
 	want := &Config{
 		Node:   nodeID(t, "game-1"),
 		Listen: netip.MustParseAddrPort("127.0.0.1:7000"), Advertise: netip.MustParseAddrPort("127.0.0.1:7000"),
-		Etcd: &Etcd{
+		Etcd: &etcd.Config{
 			Endpoints: []string{"https://127.0.0.1:2379"}, Root: "/skywarden",
-			TLS: tlsfile.Config{
+			TLS: etcd.TLS{
 				CAFile: filepath.Join(dir, "ca.pem"), CertFile: filepath.Join(dir, "game.pem"), KeyFile: filepath.Join(dir, "game-key.pem"),
 				ServerName: "localhost",
 			},
@@ -281,6 +282,7 @@ var compare = cmp.Options{
 	cmp.AllowUnexported(Config{}, adapter.AllowList{}, naming.Name{}, naming.NodeID{}, naming.Scope{}),
 	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	cmpopts.IgnoreFields(etcd.Config{}, "Logger"), // given when it is opened
 }
 
 // writeTLSFiles writes ca.pem, user.pem and user-key.pem.
