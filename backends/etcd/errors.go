@@ -1,6 +1,7 @@
 package etcd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"regexp"
@@ -72,10 +73,14 @@ func translate(err error) error {
 // message is the server's text without gRPC's introduction. It is not wrapped:
 // a deadline of the driver's own must not look like one of the caller's.
 func message(err error) string {
+	text := err.Error()
 	if s, ok := status.FromError(err); ok {
-		return s.Message()
+		text = s.Message()
 	}
-	return err.Error()
+	if text == context.DeadlineExceeded.Error() {
+		return "the server did not answer in time"
+	}
+	return text
 }
 
 func isContext(err error) bool {

@@ -116,7 +116,7 @@ func (g *guard) note(authority string, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	before := g.refused[authority]
-	if err == nil {
+	if !definite(err) { // good, or just not there
 		delete(g.refused, authority)
 		return
 	}
@@ -159,6 +159,9 @@ func refusal(err error) error {
 // definite says whether a server was reached and refused, or is not who it
 // should be: waiting would not help.
 func definite(err error) bool {
+	if err == nil {
+		return false
+	}
 	var verification *tls.CertificateVerificationError
 	var plaintext tls.RecordHeaderError
 	switch {

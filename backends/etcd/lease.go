@@ -238,7 +238,7 @@ func (l *lease) lose(why error) {
 	if !l.finish(why) {
 		return
 	}
-	l.b.log.Warn().Err(why).Msg("lease lost")
+	l.b.log.Warn().Err(why).Msg("a lease has ended early")
 	_ = l.b.start(func() { _ = l.revoke(l.b.life) }) // after Close there is nothing left to do
 }
 

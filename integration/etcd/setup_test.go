@@ -1,0 +1,243 @@
+// Package etcd_test runs the etcd driver against real servers.
+package etcd_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/seed-6593ebad/skywarden/backends/etcd"
+	"github.com/seed-6593ebad/skywarden/integration/harness"
+	"github.com/seed-6593ebad/skywarden/naming"
+)
+
+func TestMain(m *testing.M) { harness.Main(m) }
+
+const root = "/skywarden"
+
+// slack is for a machine with two cores that runs other tests beside.
+const slack = time.Second
+
+func key(name string) string { return root + "/names/" + strings.ReplaceAll(name, ".", "/") }
+
+// start runs a server with the usual users: alice and bob each own a family and
+// share another, and both read everything; carol has no rights.
+func start(t *testing.T) *harness.Etcd {
+	t.Helper()
+	server := harness.StartEtcd(t, harness.EtcdOptions{})
+	users(t, server)
+	return server
+}
+
+func users(t *testing.T, server *harness.Etcd) {
+	t.Helper()
+	server.SetRole(t, "names-read", harness.ReadPrefix(root+"/names/"))
+	server.SetRole(t, "own-a", harness.ReadWritePrefix(key("a.")), harness.ReadWrite(key("a")))
+	server.SetRole(t, "own-b", harness.ReadWritePrefix(key("b.")))
+	server.SetRole(t, "own-shared", harness.ReadWritePrefix(key("shared.")))
+	server.SetUser(t, "alice", "names-read", "own-a", "own-shared")
+	server.SetUser(t, "bob", "names-read", "own-b", "own-shared")
+	server.SetUser(t, "carol")
+}
+
+// config is that of a client certificate for user, trusted by the server.
+func config(t *testing.T, server *harness.Etcd, user string) etcd.Config {
+	t.Helper()
+	files := server.ClientFiles(t, user)
+	return etcd.Config{
+		Endpoints: server.Endpoints(),
+		TLS:       etcd.TLS{CertFile: files.Cert, KeyFile: files.Key, CAFile: files.CA},
+		Logger:    zerolog.New(zerolog.NewTestWriter(t)).With().Timestamp().Str("user", user).Logger(),
+	}
+}
+
+func open(t *testing.T, cfg etcd.Config) *etcd.Backend {
+	t.Helper()
+	b, err := etcd.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { b.Close() })
+	return b
+}
+
+func openAs(t *testing.T, server *harness.Etcd, user string) *etcd.Backend {
+	t.Helper()
+	return open(t, config(t, server, user))
+}
+
+// through has the client dial proxy instead of the server.
+func through(cfg etcd.Config, proxies ...*harness.Proxy) etcd.Config {
+	cfg.Endpoints = nil
+	for _, p := range proxies {
+		cfg.Endpoints = append(cfg.Endpoints, "https://"+p.Address())
+	}
+	return cfg
+}
+
+func name(t *testing.T, s string) naming.Name {
+	t.Helper()
+	n, err := naming.ParseName(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func scope(t *testing.T, s string) naming.Scope {
+	t.Helper()
+	sc, err := naming.ParseScope(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sc
+}
+
+func lease(t *testing.T, b *etcd.Backend) naming.Lease {
+	t.Helper()
+	l, err := b.Lease(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func claim(t *testing.T, l naming.Lease, n, value string) naming.Revision {
+	t.Helper()
+	rev, err := l.Claim(t.Context(), name(t, n), []byte(value), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rev
+}
+
+func mustBe(t *testing.T, err, kind error) {
+	t.Helper()
+	if !errors.Is(err, kind) {
+		t.Errorf("error %v, want %v", err, kind)
+	}
+	var form *naming.Error
+	if err != nil && !errors.As(err, &form) {
+		t.Errorf("the error %v is no *naming.Error", err)
+	}
+}
+
+// admin is how the server's administrator, or an attacker, sees things.
+func get(t *testing.T, client *clientv3.Client, n string) *pb.RangeResponse {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	resp, err := client.Get(ctx, key(n))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return (*pb.RangeResponse)(resp)
+}
+
+// A recorder keeps what a watch told.
+type recorder struct {
+	t      *testing.T
+	cancel context.CancelFunc
+	done   chan struct{}
+
+	mu     sync.Mutex
+	lines  []string
+	times  []time.Time
+	err    error
+	change chan struct{}
+}
+
+// record runs a watch until the test ends.
+func record(t *testing.T, b *etcd.Backend, sc string) *recorder {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &recorder{t: t, cancel: cancel, done: make(chan struct{}), change: make(chan struct{}, 1)}
+	s := scope(t, sc)
+	go func() {
+		defer close(r.done)
+		for event, err := range b.Watch(ctx, s) {
+			if err != nil {
+				r.mu.Lock()
+				r.err = err
+				r.mu.Unlock()
+				return
+			}
+			r.add(event)
+		}
+	}()
+	t.Cleanup(r.stop)
+	return r
+}
+
+func (r *recorder) stop() { r.cancel(); <-r.done }
+
+func (r *recorder) add(event naming.Event) {
+	line := event.Kind.String()
+	switch event.Kind {
+	case naming.Put:
+		line += fmt.Sprintf(" %s=%s held=%v", event.Entry.Name, event.Entry.Value, event.Entry.Held)
+	case naming.Delete:
+		line += " " + event.Entry.Name.String()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lines = append(r.lines, line)
+	r.times = append(r.times, time.Now())
+	select {
+	case r.change <- struct{}{}:
+	default:
+	}
+}
+
+// all gives what was told, without signs of life.
+func (r *recorder) all() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var lines []string
+	for _, line := range r.lines {
+		if line != "alive" {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
+
+// wait waits until line was told at least n times, and says when it was.
+func (r *recorder) wait(line string, n int, within time.Duration) time.Time {
+	r.t.Helper()
+	late := time.NewTimer(within)
+	defer late.Stop()
+	for {
+		r.mu.Lock()
+		count := 0
+		for i, l := range r.lines {
+			if l != line {
+				continue
+			}
+			if count++; count == n {
+				r.mu.Unlock()
+				return r.times[i]
+			}
+		}
+		r.mu.Unlock()
+		select {
+		case <-r.change:
+		case <-late.C:
+			r.t.Fatalf("%q was not told %d times within %v, but %q (end: %v)", line, n, within, r.all(), r.end())
+		}
+	}
+}
+
+func (r *recorder) end() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
