@@ -180,6 +180,11 @@ func (a *Adapter) identify(ctx context.Context) error {
 	return nil
 }
 
+// Retire releases every name, by ending the leases, and takes no new ones. Look-ups
+// go on. It returns when that is done or ctx ends; an error means that some names
+// become free only when their leases end. It is idempotent.
+func (a *Adapter) Retire(ctx context.Context) error { return a.keeper.close(ctx) }
+
 // Close releases every name, ends the leases and stops the mirror. It returns
 // when that is done or ctx ends; an error means that some names become free only
 // when their leases end. It is idempotent.
