@@ -64,7 +64,7 @@ type Backend interface {
 	Watch(ctx context.Context, scope Scope) iter.Seq2[Event, error]
 
 	// Close ends every lease that this Backend opened, as Lease.Close does, every
-	// watch and the connection. It takes at most 3 s, also when the server is
+	// watch and the connection. It takes at most 2 s, also when the server is
 	// away. It is idempotent.
 	Close() error
 }
