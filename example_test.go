@@ -52,7 +52,9 @@ func ExampleStandby() {
 	go func() { taken <- second.Register(ctx, "bank", two, skywarden.Standby()) }()
 
 	_ = first.Close(ctx) // gives its names up before anything else
-	<-taken
+	if err := <-taken; err != nil {
+		fmt.Println(err)
+	}
 	ref, _ := second.Lookup(ctx, "bank")
 	got, _ := skywarden.Call[string](ctx, ref, "who is it?")
 	fmt.Println(got)

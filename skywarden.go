@@ -222,18 +222,18 @@ func (n *Node) bind(ctx context.Context, listen, advertise string) (netip.AddrPo
 		listen = "127.0.0.1:0"
 	}
 	if _, err := netip.ParseAddrPort(listen); err != nil {
-		return netip.AddrPort{}, fmt.Errorf("Listen: %q is not IP:PORT (host names are not accepted), such as 0.0.0.0:7000", listen)
+		return netip.AddrPort{}, fmt.Errorf("config: Listen: %q is not IP:PORT (host names are not accepted), such as 0.0.0.0:7000", listen)
 	}
 	var told netip.AddrPort
 	if advertise != "" {
 		var err error
 		if told, err = naming.ParseEndpoint(advertise); err != nil {
-			return netip.AddrPort{}, fmt.Errorf("Advertise: %w", err)
+			return netip.AddrPort{}, fmt.Errorf("config: Advertise: %w", err)
 		}
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("Listen: %w", err)
+		return netip.AddrPort{}, fmt.Errorf("config: Listen: %w", err)
 	}
 	n.listener = listener
 	n.accepts.Go(func() {
@@ -245,7 +245,7 @@ func (n *Node) bind(ctx context.Context, listen, advertise string) (netip.AddrPo
 			case errors.Is(err, net.ErrClosed):
 				return
 			default: // out of descriptors, or a connection that was gone already
-				time.Sleep(10 * time.Millisecond)
+				time.Sleep(10 * time.Millisecond) //nolint:forbidigo // nothing tells when there are descriptors again
 			}
 		}
 	})
@@ -255,7 +255,7 @@ func (n *Node) bind(ctx context.Context, listen, advertise string) (netip.AddrPo
 	bound := listener.Addr().(*net.TCPAddr).AddrPort()
 	bound = netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port())
 	if bound.Addr().IsUnspecified() {
-		return netip.AddrPort{}, fmt.Errorf("Advertise: is missing, and Listen (%s) is no address that others can call: give the IP:PORT under which they reach this node", listen)
+		return netip.AddrPort{}, fmt.Errorf("config: Advertise: is missing, and Listen (%s) is no address that others can call: give the IP:PORT under which they reach this node", listen)
 	}
 	return bound, nil
 }
@@ -265,7 +265,7 @@ func nodeID(s string, endpoint netip.AddrPort) (naming.NodeID, error) {
 	if s != "" {
 		id, err := naming.ParseNodeID(s)
 		if err != nil {
-			return naming.NodeID{}, fmt.Errorf("Node: %w", err)
+			return naming.NodeID{}, fmt.Errorf("config: Node: %w", err)
 		}
 		return id, nil
 	}

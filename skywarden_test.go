@@ -122,7 +122,7 @@ func TestEndpointIsExclusive(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close() //nolint:errcheck // closed by the other side
+	defer conn.Close()
 	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if k, err := conn.Read(make([]byte, 1)); k != 0 || err == nil || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("read %d bytes, %v; want the connection closed", k, err)
@@ -203,7 +203,7 @@ func TestOwnerDiesStandbyTakesOver(t *testing.T) {
 func TestL5CloseWithBackendDown(t *testing.T) {
 	var srv memory.Server
 	n := start(t, skywarden.Config{Backend: srv.Open()})
-	for _, name := range strings.Fields("a b c d e f g h") {
+	for _, name := range strings.FieldsSeq("a b c d e f g h") {
 		if err := n.Register(t.Context(), name, who(t, n)); err != nil {
 			t.Fatal(err)
 		}
