@@ -15,9 +15,10 @@ import (
 )
 
 // storesWhatItIsGiven: values are opaque, also empty, binary and the longest.
-func storesWhatItIsGiven(t *testing.T, s *suite) {
-	a, reader := s.open(t, OwnerA), s.open(t, Reader)
-	l := s.lease(t, a)
+func storesWhatItIsGiven(s *suite) {
+	t := s.t
+	a, reader := s.open(OwnerA), s.open(Reader)
+	l := s.lease(a)
 	bytes256 := make([]byte, 256)
 	for i := range bytes256 {
 		bytes256[i] = byte(i)
@@ -67,14 +68,15 @@ func storesWhatItIsGiven(t *testing.T, s *suite) {
 
 // isExclusive: of 32 who claim at once, each with a lease of its own, exactly
 // one wins, and the others are told what it stored.
-func isExclusive(t *testing.T, s *suite) {
+func isExclusive(s *suite) {
+	t := s.t
 	const claimants, backends, rounds = 32, 8, 5
-	reader := s.open(t, Reader)
+	reader := s.open(Reader)
 	var leases []naming.Lease
 	for i := range backends {
-		b := s.open(t, []Principal{OwnerA, OwnerB}[i%2])
+		b := s.open([]Principal{OwnerA, OwnerB}[i%2])
 		for range claimants / backends {
-			leases = append(leases, s.lease(t, b))
+			leases = append(leases, s.lease(b))
 		}
 	}
 	for range rounds {
@@ -114,9 +116,10 @@ func isExclusive(t *testing.T, s *suite) {
 
 // replacesExactly: Claim over a revision replaces exactly that, whoever holds
 // it, and nothing else.
-func replacesExactly(t *testing.T, s *suite) {
-	reader := s.open(t, Reader)
-	la, lb := s.lease(t, s.open(t, OwnerA)), s.lease(t, s.open(t, OwnerB))
+func replacesExactly(s *suite) {
+	t := s.t
+	reader := s.open(Reader)
+	la, lb := s.lease(s.open(OwnerA)), s.lease(s.open(OwnerB))
 	n := s.name("shared.")
 
 	_, err := lb.Claim(t.Context(), n, []byte("b"), 1)
@@ -168,10 +171,10 @@ func replacesExactly(t *testing.T, s *suite) {
 
 	// Of many who claim over the same revision, one wins.
 	var won sync.Map
-	b := s.open(t, OwnerB)
+	b := s.open(OwnerB)
 	var leases []naming.Lease
 	for range 8 {
-		leases = append(leases, s.lease(t, b))
+		leases = append(leases, s.lease(b))
 	}
 	forAll(len(leases), func(i int) {
 		switch rev, err := leases[i].Claim(t.Context(), n, []byte("race"), third); {
@@ -193,9 +196,10 @@ func replacesExactly(t *testing.T, s *suite) {
 }
 
 // replacesUnheld: what no lease holds is free to be claimed.
-func replacesUnheld(t *testing.T, s *suite) {
-	a, reader := s.open(t, OwnerA), s.open(t, Reader)
-	la, lb := s.lease(t, a), s.lease(t, s.open(t, OwnerB))
+func replacesUnheld(s *suite) {
+	t := s.t
+	a, reader := s.open(OwnerA), s.open(Reader)
+	la, lb := s.lease(a), s.lease(s.open(OwnerB))
 	put := func() naming.Entry {
 		n := s.name("shared.")
 		s.PutUnheld(t, n, []byte("left"))
@@ -238,7 +242,7 @@ func replacesUnheld(t *testing.T, s *suite) {
 	var winner naming.Lease
 	var leases []naming.Lease
 	for range 16 {
-		leases = append(leases, s.lease(t, a))
+		leases = append(leases, s.lease(a))
 	}
 	forAll(len(leases), func(i int) {
 		l := leases[i]
@@ -261,9 +265,10 @@ func replacesUnheld(t *testing.T, s *suite) {
 }
 
 // refusesBadInput: before anything is sent.
-func refusesBadInput(t *testing.T, s *suite) {
-	a := s.open(t, OwnerA)
-	l := s.lease(t, a)
+func refusesBadInput(s *suite) {
+	t := s.t
+	a := s.open(OwnerA)
+	l := s.lease(a)
 	var zero naming.Name
 	for _, c := range append(writes(l, zero, 1), reads(a, zero, naming.Scope{})...) {
 		wantErr(t, c.op+" of the zero value", c.call(t.Context()), naming.ErrNameInvalid)
@@ -285,10 +290,11 @@ func refusesBadInput(t *testing.T, s *suite) {
 
 // isUndoneWhenCancelled: a claim whose caller went away leaves nothing, and does
 // not disturb the next claim of the same name.
-func isUndoneWhenCancelled(t *testing.T, s *suite) {
+func isUndoneWhenCancelled(s *suite) {
+	t := s.t
 	const names, workers = 160, 8
-	a, reader := s.open(t, OwnerA), s.open(t, Reader)
-	l, later := s.lease(t, a), s.lease(t, a)
+	a, reader := s.open(OwnerA), s.open(Reader)
+	l, later := s.lease(a), s.lease(a)
 	var mu sync.Mutex
 	wanted := make(map[naming.Name]string) // value; "" for free
 	forAll(workers, func(w int) {
@@ -337,6 +343,7 @@ func isUndoneWhenCancelled(t *testing.T, s *suite) {
 
 // claimBriefly claims with a context that ends after d.
 func claimBriefly(t *testing.T, l naming.Lease, n naming.Name, value string, d time.Duration) error {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	defer cancel()
 	deadline, _ := ctx.Deadline()
@@ -346,6 +353,7 @@ func claimBriefly(t *testing.T, l naming.Lease, n naming.Name, value string, d t
 
 // brief checks the error of a call whose context ended at deadline.
 func brief(t *testing.T, err error, deadline time.Time) error {
+	t.Helper()
 	if late := time.Since(deadline); late > cancelBound {
 		t.Errorf("the call ended %v after its context", late)
 	}
@@ -365,9 +373,10 @@ func isDone(l naming.Lease) bool {
 }
 
 // updateIsGuarded: only the holder, and only from the state it knows.
-func updateIsGuarded(t *testing.T, s *suite) {
-	a, reader := s.open(t, OwnerA), s.open(t, Reader)
-	l, second, lb := s.lease(t, a), s.lease(t, a), s.lease(t, s.open(t, OwnerB))
+func updateIsGuarded(s *suite) {
+	t := s.t
+	a, reader := s.open(OwnerA), s.open(Reader)
+	l, second, lb := s.lease(a), s.lease(a), s.lease(s.open(OwnerB))
 	n := s.name("shared.")
 
 	_, err := l.Update(t.Context(), n, []byte("x"), 1)
@@ -422,12 +431,13 @@ func updateIsGuarded(t *testing.T, s *suite) {
 
 // updateIsUndone: after an update that was cancelled the old value is there, or
 // soon again.
-func updateIsUndone(t *testing.T, s *suite) {
+func updateIsUndone(s *suite) {
+	t := s.t
 	const names, workers = 48, 8
-	a, reader := s.open(t, OwnerA), s.open(t, Reader)
+	a, reader := s.open(OwnerA), s.open(Reader)
 	var leases []naming.Lease
 	for range workers {
-		leases = append(leases, s.lease(t, a))
+		leases = append(leases, s.lease(a))
 	}
 	forAll(workers, func(w int) {
 		l := leases[w]
@@ -469,9 +479,10 @@ func updateIsUndone(t *testing.T, s *suite) {
 
 // releaseLeavesForeign: Release deletes what its own lease holds, and nothing
 // else.
-func releaseLeavesForeign(t *testing.T, s *suite) {
-	a, reader := s.open(t, OwnerA), s.open(t, Reader)
-	l, second, lb := s.lease(t, a), s.lease(t, a), s.lease(t, s.open(t, OwnerB))
+func releaseLeavesForeign(s *suite) {
+	t := s.t
+	a, reader := s.open(OwnerA), s.open(Reader)
+	l, second, lb := s.lease(a), s.lease(a), s.lease(s.open(OwnerB))
 	n := s.name("shared.")
 	rev := claim(t, l, n, "mine")
 	for what, other := range map[string]naming.Lease{"another lease": second, "another principal": lb} {
@@ -491,11 +502,12 @@ func releaseLeavesForeign(t *testing.T, s *suite) {
 }
 
 // handsOver: what one released the next may have at once, and back.
-func handsOver(t *testing.T, s *suite) {
-	reader := s.open(t, Reader)
-	leases := []naming.Lease{s.lease(t, s.open(t, OwnerA)), s.lease(t, s.open(t, OwnerB))}
+func handsOver(s *suite) {
+	t := s.t
+	reader := s.open(Reader)
+	leases := []naming.Lease{s.lease(s.open(OwnerA)), s.lease(s.open(OwnerB))}
 	n := s.name("shared.")
-	o := s.observe(t, reader, naming.Only(n))
+	o := s.observe(reader, naming.Only(n))
 	var last naming.Revision
 	for i := range 20 {
 		l, other := leases[i%2], leases[1-i%2]
@@ -507,7 +519,7 @@ func handsOver(t *testing.T, s *suite) {
 		_, err := other.Claim(t.Context(), n, nil, 0)
 		wantTaken(t, "claim before the hand-over", err, held(n, fmt.Sprint(i), rev))
 		if i == 19 {
-			o.untilThere(soon, map[naming.Name]string{n: "19"})
+			o.untilThere(map[naming.Name]string{n: "19"})
 			break
 		}
 		if err := l.Release(t.Context(), n); err != nil {

@@ -13,9 +13,10 @@ import (
 
 // leavesNothingBehind: after 1 000 names came and went there is no lease, entry,
 // goroutine or file descriptor more than before.
-func leavesNothingBehind(t *testing.T, s *suite) {
+func leavesNothingBehind(s *suite) {
+	t := s.t
 	const workers, cycles, leases, watches, backends = 8, 1000, 100, 100, 10
-	a, reader := s.open(t, OwnerA), s.open(t, Reader)
+	a, reader := s.open(OwnerA), s.open(Reader)
 	use := func(b naming.Backend, n naming.Name) error { // everything once
 		l, err := b.Lease(t.Context(), s.TTL)
 		if err != nil {
@@ -123,6 +124,7 @@ func leavesNothingBehind(t *testing.T, s *suite) {
 
 // openFiles counts this process's open files, where the system tells (Linux).
 func openFiles(t *testing.T) int {
+	t.Helper()
 	fds, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		if runtime.GOOS == "linux" {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"testing"
 	"time"
 
 	"github.com/seed-6593ebad/skywarden/naming"
@@ -16,9 +15,10 @@ const maxClose = 3 * time.Second
 
 // closeFreesAll: what was claimed under a lease is free together, and nothing
 // else is.
-func closeFreesAll(t *testing.T, s *suite) {
-	a, reader := s.open(t, OwnerA), s.open(t, Reader)
-	l, other := s.lease(t, a), s.lease(t, a)
+func closeFreesAll(s *suite) {
+	t := s.t
+	a, reader := s.open(OwnerA), s.open(Reader)
+	l, other := s.lease(a), s.lease(a)
 	var names []naming.Name
 	for range 20 {
 		names = append(names, s.name("shared."))
@@ -48,9 +48,10 @@ func closeFreesAll(t *testing.T, s *suite) {
 
 // deadlineMoves: while a lease lives its deadline is ahead, and never further
 // than what the server granted.
-func deadlineMoves(t *testing.T, s *suite) {
-	a := s.open(t, OwnerA)
-	l := s.lease(t, a)
+func deadlineMoves(s *suite) {
+	t := s.t
+	a := s.open(OwnerA)
+	l := s.lease(a)
 	n := s.name("a.")
 	rev := claim(t, l, n, "x")
 	first := l.Deadline()
@@ -86,8 +87,9 @@ func deadlineMoves(t *testing.T, s *suite) {
 	wantEntry(t, a, held(n, "x", rev))
 }
 
-func refusesBadTTLs(t *testing.T, s *suite) {
-	b := s.open(t, OwnerA)
+func refusesBadTTLs(s *suite) {
+	t := s.t
+	b := s.open(OwnerA)
 	d := naming.Describe(b.Backend)
 	bad := []time.Duration{-time.Second}
 	good := []time.Duration{s.TTL}
@@ -127,15 +129,16 @@ func refusesBadTTLs(t *testing.T, s *suite) {
 
 // endedByAdministrator: the owner notices, the names are free, and the lease is
 // of no use any more.
-func endedByAdministrator(t *testing.T, s *suite) {
-	a, reader := s.open(t, OwnerA), s.open(t, Reader)
-	l, lb := s.lease(t, a), s.lease(t, s.open(t, OwnerB))
+func endedByAdministrator(s *suite) {
+	t := s.t
+	a, reader := s.open(OwnerA), s.open(Reader)
+	l, lb := s.lease(a), s.lease(s.open(OwnerB))
 	one, two := s.name("shared."), s.name("shared.")
 	claim(t, l, one, "1")
 	revTwo := claim(t, l, two, "2")
-	w1, w2 := s.observe(t, reader, naming.Only(one)), s.observe(t, a, naming.Only(two))
-	w1.untilThere(soon, map[naming.Name]string{one: "1"})
-	w2.untilThere(soon, map[naming.Name]string{two: "2"})
+	w1, w2 := s.observe(reader, naming.Only(one)), s.observe(a, naming.Only(two))
+	w1.untilThere(map[naming.Name]string{one: "1"})
+	w2.untilThere(map[naming.Name]string{two: "2"})
 
 	s.ExpireLease(t, one)
 	w1.untilGone(s.FreeWithin, one)
@@ -155,13 +158,14 @@ func endedByAdministrator(t *testing.T, s *suite) {
 	}
 	wantNothing(t, reader, two)
 	wantEntry(t, reader, held(one, "next owner", rev))
-	claim(t, s.lease(t, a), two, "again")
+	claim(t, s.lease(a), two, "again")
 }
 
 func errOf(_ naming.Revision, err error) error { return err }
 
-func saysWhatItIs(t *testing.T, s *suite) {
-	a, b := s.open(t, OwnerA), s.open(t, OwnerB)
+func saysWhatItIs(s *suite) {
+	t := s.t
+	a, b := s.open(OwnerA), s.open(OwnerB)
 	d := naming.Describe(a.Backend)
 	switch {
 	case d.Driver == "":
@@ -191,15 +195,16 @@ func saysWhatItIs(t *testing.T, s *suite) {
 }
 
 // backendClose: everything that was opened ends, and nothing goes on after it.
-func backendClose(t *testing.T, s *suite) {
-	reader, other := s.open(t, Reader), s.open(t, OwnerA)
-	b := s.open(t, OwnerA)
-	l, second := s.lease(t, b), s.lease(t, b)
+func backendClose(s *suite) {
+	t := s.t
+	reader, other := s.open(Reader), s.open(OwnerA)
+	b := s.open(OwnerA)
+	l, second := s.lease(b), s.lease(b)
 	one, two, stays := s.name("a."), s.name("a."), s.name("a.")
 	rev := claim(t, l, one, "1")
 	claim(t, second, two, "2")
-	revStays := claim(t, s.lease(t, other), stays, "of another Backend")
-	o := s.observe(t, b, naming.All())
+	revStays := claim(t, s.lease(other), stays, "of another Backend")
+	o := s.observe(b, naming.All())
 	o.until(soon, "it is synced", inSync)
 
 	start := time.Now()
@@ -239,9 +244,10 @@ func backendClose(t *testing.T, s *suite) {
 
 // cancelledContext: a context that has ended already ends each call at once,
 // and nothing is done.
-func cancelledContext(t *testing.T, s *suite) {
-	b, reader := s.open(t, OwnerA), s.open(t, Reader)
-	l, closing := s.lease(t, b), s.lease(t, b)
+func cancelledContext(s *suite) {
+	t := s.t
+	b, reader := s.open(OwnerA), s.open(Reader)
+	l, closing := s.lease(b), s.lease(b)
 	n, free, frees := s.name("a."), s.name("a."), s.name("a.")
 	rev := claim(t, l, n, "x")
 	claim(t, closing, frees, "x")

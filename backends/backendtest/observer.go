@@ -33,7 +33,8 @@ type observer struct {
 	latest  map[naming.Name]naming.Revision // of a name's events
 	events  int
 	deletes map[naming.Name]int
-	isDown  bool // Down came, and Synced did not since
+	initial map[naming.Name]naming.Entry // what was there at the first Synced
+	isDown  bool                         // Down came, and Synced did not since
 	downs   int
 	synceds int
 	alives  int
@@ -42,13 +43,14 @@ type observer struct {
 }
 
 // observe starts a watch that ends with the test.
-func (s *suite) observe(t *testing.T, b naming.Backend, scope naming.Scope) *observer {
-	t.Helper()
-	return s.observeFrom(t, b, scope, nil)
+func (s *suite) observe(b naming.Backend, scope naming.Scope) *observer {
+	s.t.Helper()
+	return s.observeFrom(b, scope, nil)
 }
 
 // observeFrom is observe with a reader who is stuck until gate is closed.
-func (s *suite) observeFrom(t *testing.T, b naming.Backend, scope naming.Scope, gate <-chan struct{}) *observer {
+func (s *suite) observeFrom(b naming.Backend, scope naming.Scope, gate <-chan struct{}) *observer {
+	t := s.t
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	o := &observer{
@@ -124,6 +126,9 @@ func (o *observer) event(ev naming.Event) {
 		if o.synceds > 0 && !o.isDown {
 			wrong("it is number %d, and no Down came since the last", o.synceds+1)
 		}
+		if o.synceds == 0 {
+			o.initial = maps.Clone(o.entries)
+		}
 		o.synceds++
 		o.isDown = false
 	case naming.Down:
@@ -185,9 +190,9 @@ func inSync(o *observer) bool { return o.synceds > 0 && !o.isDown }
 
 // untilThere waits until the watch says that exactly want is there: values by
 // name.
-func (o *observer) untilThere(within time.Duration, want map[naming.Name]string) {
+func (o *observer) untilThere(want map[naming.Name]string) {
 	o.t.Helper()
-	o.until(within, fmt.Sprintf("exactly %q is there", want), func(o *observer) bool {
+	o.until(soon, fmt.Sprintf("exactly %q is there", want), func(o *observer) bool {
 		there := make(map[naming.Name]string)
 		for name, e := range o.entries {
 			there[name] = string(e.Value)

@@ -22,9 +22,10 @@ const (
 // paused: while the server is silent every call ends in time and says so, owners
 // learn that they may have lost their names, and nothing that was given up
 // half-way remains afterwards.
-func paused(t *testing.T, s *suite) {
-	a, reader := s.open(t, OwnerA), s.open(t, Reader)
-	prefix, family := s.family("shared.")
+func paused(s *suite) {
+	t := s.t
+	a, reader := s.open(OwnerA), s.open(Reader)
+	prefix, family := s.family()
 	var names []naming.Name
 	fresh := func(what string) naming.Name {
 		n := name(fmt.Sprintf("%s%s-%d", prefix, what, len(names)))
@@ -33,7 +34,7 @@ func paused(t *testing.T, s *suite) {
 	}
 	var leases []naming.Lease
 	lease := func() naming.Lease {
-		l := s.lease(t, a)
+		l := s.lease(a)
 		leases = append(leases, l)
 		return l
 	}
@@ -66,11 +67,11 @@ func paused(t *testing.T, s *suite) {
 	}
 	waiting, cancelled := every("waiting"), every("cancelled")
 	cancelled = append(cancelled, call{"watch", func(ctx context.Context) error { return firstError(ctx, reader, family) }})
-	closing := s.open(t, OwnerA)
-	closingLease := s.lease(t, closing)
+	closing := s.open(OwnerA)
+	closingLease := s.lease(closing)
 	claim(t, closingLease, fresh("closed"), "x")
 
-	o := s.observe(t, reader, family)
+	o := s.observe(reader, family)
 	o.untilSynced(soon)
 	o.untilItAgrees(soon, reader, names)
 	o.downIsOK.Store(true)
@@ -78,7 +79,7 @@ func paused(t *testing.T, s *suite) {
 	s.Pause(t)
 	resume := sync.OnceFunc(func() { s.Resume(t) })
 	t.Cleanup(resume)
-	began := s.observe(t, reader, family) // a watch may begin in an outage
+	began := s.observe(reader, family) // a watch may begin in an outage
 	began.downIsOK.Store(true)
 
 	var wg sync.WaitGroup
@@ -140,7 +141,7 @@ func paused(t *testing.T, s *suite) {
 	}
 	o.untilItAgrees(backWithin, reader, names)
 	began.untilItAgrees(backWithin, reader, names)
-	again := s.lease(t, s.open(t, OwnerB))
+	again := s.lease(s.open(OwnerB))
 	for _, n := range names {
 		claim(t, again, n, "next owner")
 	}
@@ -149,6 +150,7 @@ func paused(t *testing.T, s *suite) {
 
 // closeInTime closes a Backend whose server does not answer.
 func closeInTime(t *testing.T, b naming.Backend) {
+	t.Helper()
 	start := time.Now()
 	if err := b.Close(); err != nil && !errors.Is(err, naming.ErrUnavailable) {
 		t.Errorf("close: got error %v, want nil or ErrUnavailable", err)
@@ -160,15 +162,16 @@ func closeInTime(t *testing.T, b naming.Backend) {
 
 // killedAndRestarted: what was there is there again; who was lost while the
 // server was away is gone in time; nobody is told "not found" meanwhile.
-func killedAndRestarted(t *testing.T, s *suite) {
-	a, reader := s.open(t, OwnerA), s.open(t, Reader)
-	prefix, family := s.family("shared.")
+func killedAndRestarted(s *suite) {
+	t := s.t
+	a, reader := s.open(OwnerA), s.open(Reader)
+	prefix, family := s.family()
 	stays, goes := name(prefix+"stays"), name(prefix+"goes")
-	l := s.lease(t, a)
+	l := s.lease(a)
 	rev := claim(t, l, stays, "x")
-	lost := s.open(t, OwnerB)
-	claim(t, s.lease(t, lost), goes, "x")
-	o := s.observe(t, reader, family)
+	lost := s.open(OwnerB)
+	claim(t, s.lease(lost), goes, "x")
+	o := s.observe(reader, family)
 	o.untilSynced(soon)
 	o.untilItAgrees(soon, reader, []naming.Name{stays, goes})
 	o.downIsOK.Store(true)
@@ -215,15 +218,16 @@ func killedAndRestarted(t *testing.T, s *suite) {
 
 // gapUnderLoad: the server dies in the middle of changes, and comes back; when
 // all is quiet, watches and reads agree.
-func gapUnderLoad(t *testing.T, s *suite) {
+func gapUnderLoad(s *suite) {
+	t := s.t
 	const workers, namesEach = 4, 5
-	prefix, family := s.family("shared.")
-	reader := s.open(t, Reader)
+	prefix, family := s.family()
+	reader := s.open(Reader)
 	var names []naming.Name
 	for i := range workers * namesEach {
 		names = append(names, name(fmt.Sprintf("%sn%d", prefix, i)))
 	}
-	observers := []*observer{s.observe(t, reader, family), s.observe(t, reader, naming.All()), s.observe(t, s.open(t, OwnerB), family)}
+	observers := []*observer{s.observe(reader, family), s.observe(reader, naming.All()), s.observe(s.open(OwnerB), family)}
 	for _, o := range observers {
 		o.untilSynced(soon)
 		o.downIsOK.Store(true)
@@ -232,8 +236,8 @@ func gapUnderLoad(t *testing.T, s *suite) {
 	stop := make(chan struct{})
 	var load sync.WaitGroup
 	for w := range workers {
-		b := s.open(t, []Principal{OwnerA, OwnerB}[w%2])
-		load.Go(func() { changeUntil(t, s, b, stop, names[w*namesEach:(w+1)*namesEach], uint64(w)) })
+		b := s.open([]Principal{OwnerA, OwnerB}[w%2])
+		load.Go(func() { changeUntil(s, b, stop, names[w*namesEach:(w+1)*namesEach], uint64(w)) })
 	}
 	stopLoad := sync.OnceFunc(func() { close(stop); load.Wait() })
 	t.Cleanup(stopLoad)
@@ -263,7 +267,8 @@ func gapUnderLoad(t *testing.T, s *suite) {
 
 // changeUntil claims, updates and releases names until stop, whatever the
 // server does.
-func changeUntil(t *testing.T, s *suite, b naming.Backend, stop <-chan struct{}, names []naming.Name, seed uint64) {
+func changeUntil(s *suite, b naming.Backend, stop <-chan struct{}, names []naming.Name, seed uint64) {
+	t := s.t
 	random := rand.New(rand.NewPCG(seed, 3)) //nolint:gosec // repeatable on purpose
 	var l naming.Lease
 	defer func() {
@@ -292,17 +297,11 @@ func changeUntil(t *testing.T, s *suite, b naming.Backend, stop <-chan struct{},
 			}
 		}
 		n := names[random.IntN(len(names))]
-		e, err := naming.Entry{}, error(nil)
-		if _, err = l.Claim(t.Context(), n, fmt.Append(nil, i), 0); err != nil {
-			var taken *naming.TakenError
-			if errors.As(err, &taken) {
-				e, err = taken.Entry, nil
-			}
-			switch {
-			case err != nil:
-			case random.IntN(2) == 0:
-				_, err = l.Update(t.Context(), n, fmt.Append(nil, i), e.Revision)
-			default:
+		_, err := l.Claim(t.Context(), n, fmt.Append(nil, i), 0)
+		if taken, ok := errors.AsType[*naming.TakenError](err); ok {
+			if random.IntN(2) == 0 {
+				_, err = l.Update(t.Context(), n, fmt.Append(nil, i), taken.Entry.Revision)
+			} else {
 				err = l.Release(t.Context(), n)
 			}
 		}

@@ -23,15 +23,16 @@ func wantCode(t *testing.T, what string, err error, code string) {
 }
 
 // deniedIsDenied: what is forbidden is ErrDenied, whatever is there.
-func deniedIsDenied(t *testing.T, s *suite) {
-	a, reader := s.open(t, OwnerA), s.open(t, Reader)
-	ownB, stranger := s.open(t, OwnerB), s.open(t, Stranger)
-	l := s.lease(t, a)
+func deniedIsDenied(s *suite) {
+	t := s.t
+	a, reader := s.open(OwnerA), s.open(Reader)
+	ownB, stranger := s.open(OwnerB), s.open(Stranger)
+	l := s.lease(a)
 	taken, free := s.name("a."), s.name("a.")
 	rev := claim(t, l, taken, "mine")
 	there := held(taken, "mine", rev)
 
-	lb := s.lease(t, ownB)
+	lb := s.lease(ownB)
 	for _, n := range []naming.Name{taken, free, name("shared"), name("shared-x"), name("sharedx.y"), name("b"), name("bx.y")} {
 		for _, c := range writes(lb, n, rev) {
 			wantCode(t, fmt.Sprintf("owner-b: %s %v", c.op, n), c.call(t.Context()), "denied")
@@ -88,10 +89,11 @@ func errOfGet(ctx context.Context, b naming.Backend, n naming.Name) error {
 }
 
 // deniedAlone: claims that a driver merges fail and succeed one by one.
-func deniedAlone(t *testing.T, s *suite) {
+func deniedAlone(s *suite) {
+	t := s.t
 	const claims = 60
-	b, reader := s.open(t, OwnerB), s.open(t, Reader)
-	l := s.lease(t, b)
+	b, reader := s.open(OwnerB), s.open(Reader)
+	l := s.lease(b)
 	names, errs := make([]naming.Name, claims), make([]error, claims)
 	for i := range names {
 		names[i] = s.name([]string{"shared.", "b.", "a."}[i%3])
@@ -114,7 +116,8 @@ func deniedAlone(t *testing.T, s *suite) {
 }
 
 // wrongCredential: ErrUnauthenticated, from every call or already from Open.
-func wrongCredential(t *testing.T, s *suite) {
+func wrongCredential(s *suite) {
+	t := s.t
 	raw, err := s.Open(t, WrongCredential)
 	if err != nil {
 		wantCode(t, "open", err, "unauthenticated")
@@ -141,18 +144,19 @@ func wrongCredential(t *testing.T, s *suite) {
 	if err := b.Close(); err != nil {
 		t.Errorf("close: %v", err)
 	}
-	wantNothing(t, s.open(t, Reader), n)
+	wantNothing(t, s.open(Reader), n)
 }
 
 // revoked: from then on nothing is allowed, the lease is not renewed, and the
 // watch ends.
-func revoked(t *testing.T, s *suite) {
-	fired, reader := s.open(t, Fired), s.open(t, Reader)
-	l := s.lease(t, fired)
+func revoked(s *suite) {
+	t := s.t
+	fired, reader := s.open(Fired), s.open(Reader)
+	l := s.lease(fired)
 	n, free := s.name("fired."), s.name("fired.")
 	rev := claim(t, l, n, "x")
-	o := s.observe(t, fired, scopes("fired.")[0])
-	o.untilThere(soon, map[naming.Name]string{n: "x"})
+	o := s.observe(fired, scopes("fired.")[0])
+	o.untilThere(map[naming.Name]string{n: "x"})
 
 	s.Revoke(t, Fired)
 	start := time.Now()
@@ -162,7 +166,8 @@ func revoked(t *testing.T, s *suite) {
 		}
 		return fmt.Errorf("got error %w, want ErrDenied or ErrUnauthenticated", orNone(err))
 	}
-	calls := append(writes(l, n, rev)[1:3], writes(l, free, 0)[0])
+	calls := writes(l, n, rev)[1:3] // claim over, update
+	calls = append(calls, writes(l, free, 0)[0])
 	for _, c := range append(calls, reads(fired, n, naming.Only(n))...) {
 		eventually(t, soon, c.op+" is refused", func() error { return refused(c.call(t.Context())) })
 	}

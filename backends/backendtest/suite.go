@@ -45,7 +45,7 @@ func Run(t *testing.T, h Harness) {
 
 type check struct {
 	name  string
-	run   func(t *testing.T, s *suite)
+	run   func(s *suite)
 	needs []Ability
 }
 
@@ -89,9 +89,11 @@ var broken = []check{
 // leaks comes last, when nobody else uses the server.
 var leaks = check{"Leaks", leavesNothingBehind, []Ability{CanCount}}
 
+// suite is what a check works with.
 type suite struct {
 	Harness
-	names atomic.Int64 // that were given out
+	t     *testing.T    // of the check
+	names *atomic.Int64 // how many were given out
 }
 
 func newSuite(t *testing.T, h Harness) *suite {
@@ -124,9 +126,9 @@ func newSuite(t *testing.T, h Harness) *suite {
 	if t.Failed() {
 		t.FailNow()
 	}
-	s := &suite{Harness: h}
+	s := &suite{Harness: h, t: t, names: new(atomic.Int64)}
 	if s.TTL == 0 {
-		b := s.open(t, OwnerA)
+		b := s.open(OwnerA)
 		if s.TTL = naming.Describe(b.Backend).DefaultTTL; s.TTL <= 0 {
 			t.Fatal("backendtest: neither Harness.TTL nor the driver's Description says a TTL")
 		}
@@ -141,18 +143,20 @@ func newSuite(t *testing.T, h Harness) *suite {
 }
 
 func (s *suite) run(t *testing.T, c check) {
+	t.Helper()
 	for _, ability := range c.needs {
 		if why, lacks := s.Lacks[ability]; lacks {
 			msg := fmt.Sprintf("backendtest: NOT CHECKED: %s: the harness lacks %s: %s", t.Name(), ability, why)
 			fmt.Fprintln(os.Stderr, msg)
-			t.Skip(msg)
+			t.Skip(msg) //nolint:forbidigo // not silent: see the line before
 		}
 	}
-	c.run(t, s)
+	c.run(&suite{s.Harness, t, s.names})
 }
 
 // open opens the backend as p, and closes it after the test.
-func (s *suite) open(t *testing.T, p Principal) *checked {
+func (s *suite) open(p Principal) *checked {
+	t := s.t
 	t.Helper()
 	b, err := s.Open(t, p)
 	if err != nil {
@@ -163,7 +167,8 @@ func (s *suite) open(t *testing.T, p Principal) *checked {
 }
 
 // lease opens a lease, and ends it after the test.
-func (s *suite) lease(t *testing.T, b naming.Backend) naming.Lease {
+func (s *suite) lease(b naming.Backend) naming.Lease {
+	t := s.t
 	t.Helper()
 	l, err := b.Lease(t.Context(), s.TTL)
 	if err != nil {
@@ -178,9 +183,9 @@ func (s *suite) name(family string) naming.Name {
 	return name(fmt.Sprintf("%sn%d", family, s.names.Add(1)))
 }
 
-// family gives a family below family that nobody uses.
-func (s *suite) family(family string) (string, naming.Scope) {
-	f := fmt.Sprintf("%sf%d.", family, s.names.Add(1))
+// family gives a family below "shared." that nobody uses.
+func (s *suite) family() (string, naming.Scope) {
+	f := fmt.Sprintf("shared.f%d.", s.names.Add(1))
 	return f, scopes(f)[0]
 }
 
@@ -287,11 +292,15 @@ func poll(t *testing.T, within time.Duration, ok func() error) error {
 
 // isFree says whether nothing is under name.
 func isFree(t *testing.T, b naming.Backend, name naming.Name) error {
+	t.Helper()
 	e, err := b.Get(t.Context(), name)
-	if errors.Is(err, naming.ErrNotFound) {
+	switch {
+	case errors.Is(err, naming.ErrNotFound):
 		return nil
+	case err != nil:
+		return err
 	}
-	return fmt.Errorf("get %v: %.40q at revision %d, error %v", name, e.Value, e.Revision, err)
+	return fmt.Errorf("under %v is %.40q at revision %d", name, e.Value, e.Revision)
 }
 
 // wantDone checks that the lease is known to be gone within the time.

@@ -5,32 +5,34 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"testing"
 	"time"
 
 	"github.com/seed-6593ebad/skywarden/naming"
 )
 
 // tellsChanges: first what is there, then Synced, then what happens.
-func tellsChanges(t *testing.T, s *suite) {
-	a, reader := s.open(t, OwnerA), s.open(t, Reader)
-	l := s.lease(t, a)
-	prefix, family := s.family("shared.")
+func tellsChanges(s *suite) {
+	t := s.t
+	a, reader := s.open(OwnerA), s.open(Reader)
+	l := s.lease(a)
+	prefix, family := s.family()
 	one, two, three := name(prefix+"one"), name(prefix+"two"), name(prefix+"deep.three")
 	rev := claim(t, l, one, "1")
 	claim(t, l, two, "")
 
-	o, only, all := s.observe(t, reader, family), s.observe(t, reader, naming.Only(one)), s.observe(t, a, naming.All())
+	o, only, all := s.observe(reader, family), s.observe(reader, naming.Only(one)), s.observe(a, naming.All())
 	want := map[naming.Name]string{one: "1", two: ""}
 	o.until(soon, "it is synced", func(o *observer) bool {
-		if inSync(o) && len(o.entries) != len(want) {
-			t.Errorf("at Synced the watch had told of %d names, want %d", len(o.entries), len(want))
+		for n := range want {
+			if e, told := o.initial[n]; inSync(o) && (!told || string(e.Value) != want[n]) {
+				t.Errorf("at the first Synced the watch had not told of %v", n)
+			}
 		}
 		return inSync(o)
 	})
-	o.untilThere(soon, want)
+	o.untilThere(want)
 	only.untilSynced(soon)
-	only.untilThere(soon, map[naming.Name]string{one: "1"})
+	only.untilThere(map[naming.Name]string{one: "1"})
 	all.untilSynced(soon)
 	all.untilItAgrees(soon, reader, []naming.Name{one, two})
 
@@ -45,13 +47,13 @@ func tellsChanges(t *testing.T, s *suite) {
 	if err := l.Release(t.Context(), two); err != nil {
 		t.Fatalf("release: %v", err)
 	}
-	o.untilThere(soon, map[naming.Name]string{one: "1c", three: "3"})
+	o.untilThere(map[naming.Name]string{one: "1c", three: "3"})
 	o.untilGone(soon, two)
-	only.untilThere(soon, map[naming.Name]string{one: "1c"})
+	only.untilThere(map[naming.Name]string{one: "1c"})
 	all.untilItAgrees(soon, reader, []naming.Name{one, two, three})
 
 	claim(t, l, two, "2 again")
-	o.untilThere(soon, map[naming.Name]string{one: "1c", two: "2 again", three: "3"})
+	o.untilThere(map[naming.Name]string{one: "1c", two: "2 again", three: "3"})
 	if err := l.Close(t.Context()); err != nil {
 		t.Fatalf("close lease: %v", err)
 	}
@@ -62,17 +64,18 @@ func tellsChanges(t *testing.T, s *suite) {
 	only.untilGone(soon, one)
 
 	// Deletions have revisions too: the next state of the name is above them.
-	claim(t, s.lease(t, a), one, "new owner")
-	o.untilThere(soon, map[naming.Name]string{one: "new owner"})
+	claim(t, s.lease(a), one, "new owner")
+	o.untilThere(map[naming.Name]string{one: "new owner"})
 	o.untilItAgrees(soon, reader, []naming.Name{one, two, three})
 }
 
 // neverForeign: no name outside the scope is shown, however alike; the observer
 // checks each event.
-func neverForeign(t *testing.T, s *suite) {
-	a, reader := s.open(t, OwnerA), s.open(t, Reader)
-	l := s.lease(t, a)
-	prefix, family := s.family("shared.")
+func neverForeign(s *suite) {
+	t := s.t
+	a, reader := s.open(OwnerA), s.open(Reader)
+	l := s.lease(a)
+	prefix, family := s.family()
 	alike := []naming.Name{
 		name("bank"), name("bank2"), name("shared"), name("shared-x"), name("sharedx.y"), name("a"),
 		name(prefix + "x"), name(prefix + "x-1"), name(prefix + "x.y"), name(prefix + "xy.z"),
@@ -80,10 +83,10 @@ func neverForeign(t *testing.T, s *suite) {
 	inner := scopes(prefix + "x.")[0]
 	watches := map[naming.Scope]*observer{}
 	for _, sc := range append([]naming.Scope{naming.All(), family, inner}, scopes("shared.", "a.")...) {
-		watches[sc] = s.observe(t, reader, sc)
+		watches[sc] = s.observe(reader, sc)
 	}
 	for _, n := range alike {
-		watches[naming.Only(n)] = s.observe(t, reader, naming.Only(n))
+		watches[naming.Only(n)] = s.observe(reader, naming.Only(n))
 	}
 	exact := func(value string) {
 		t.Helper()
@@ -99,7 +102,7 @@ func neverForeign(t *testing.T, s *suite) {
 					want[n] = value + n.String()
 				}
 			}
-			o.untilThere(soon, want)
+			o.untilThere(want)
 		}
 	}
 	exact("")
@@ -133,17 +136,18 @@ func neverForeign(t *testing.T, s *suite) {
 		claim(t, l, n, "third "+n.String())
 	}
 	for sc := range watches {
-		watches[sc] = s.observe(t, reader, sc)
+		watches[sc] = s.observe(reader, sc)
 	}
 	exact("third ")
 }
 
 // losesNothing: under load, and however slow the reader, the latest state of
 // each name arrives, and states come in order.
-func losesNothing(t *testing.T, s *suite) {
+func losesNothing(s *suite) {
+	t := s.t
 	const workers, namesEach, changes = 4, 5, 100
-	prefix, family := s.family("shared.")
-	reader := s.open(t, Reader)
+	prefix, family := s.family()
+	reader := s.open(Reader)
 	loadOver := make(chan struct{})
 	openGate := func() {
 		select {
@@ -158,13 +162,13 @@ func losesNothing(t *testing.T, s *suite) {
 		names = append(names, name(fmt.Sprintf("%sn%d", prefix, i)))
 	}
 	observers := []*observer{
-		s.observe(t, reader, family), s.observe(t, reader, naming.All()), s.observe(t, s.open(t, OwnerB), family),
-		s.observe(t, reader, naming.Only(names[0])),
-		s.observeFrom(t, reader, family, loadOver), s.observeFrom(t, s.open(t, OwnerB), scopes("shared.")[0], loadOver),
+		s.observe(reader, family), s.observe(reader, naming.All()), s.observe(s.open(OwnerB), family),
+		s.observe(reader, naming.Only(names[0])),
+		s.observeFrom(reader, family, loadOver), s.observeFrom(s.open(OwnerB), scopes("shared.")[0], loadOver),
 	}
 	var leases []naming.Lease
 	for i := range workers {
-		leases = append(leases, s.lease(t, s.open(t, []Principal{OwnerA, OwnerB}[i%2])))
+		leases = append(leases, s.lease(s.open([]Principal{OwnerA, OwnerB}[i%2])))
 	}
 	forAll(workers, func(w int) {
 		random := rand.New(rand.NewPCG(uint64(w), 2)) //nolint:gosec // repeatable on purpose
@@ -189,7 +193,7 @@ func losesNothing(t *testing.T, s *suite) {
 			revs[n] = rev
 		}
 	})
-	observers = append(observers, s.observe(t, reader, family)) // one that begins late
+	observers = append(observers, s.observe(reader, family)) // one that begins late
 	openGate()
 	for _, o := range observers {
 		in := names
@@ -202,8 +206,8 @@ func losesNothing(t *testing.T, s *suite) {
 }
 
 // isAlive: a healthy watch says so at least every 5 s; the observer checks it.
-func isAlive(t *testing.T, s *suite) {
-	o := s.observe(t, s.open(t, Reader), naming.Only(s.name("shared.")))
+func isAlive(s *suite) {
+	o := s.observe(s.open(Reader), naming.Only(s.name("shared.")))
 	for i := range 2 {
 		o.until(maxSilence+slack, "it said that it is alive", func(o *observer) bool { return o.alives > i })
 	}
@@ -211,9 +215,10 @@ func isAlive(t *testing.T, s *suite) {
 
 // endsWithReader: the last pair carries the context's error, and each range is a
 // watch of its own.
-func endsWithReader(t *testing.T, s *suite) {
-	a, reader := s.open(t, OwnerA), s.open(t, Reader)
-	l := s.lease(t, a)
+func endsWithReader(s *suite) {
+	t := s.t
+	a, reader := s.open(OwnerA), s.open(Reader)
+	l := s.lease(a)
 	n := s.name("shared.")
 	claim(t, l, n, "x")
 

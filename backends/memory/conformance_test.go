@@ -19,6 +19,7 @@ func TestConformanceWithFaults(t *testing.T) {
 	open := h.Open
 	h.Injected = true
 	h.Open = func(tb testing.TB, p backendtest.Principal) (naming.Backend, error) {
+		tb.Helper()
 		b, err := open(tb, p)
 		if err != nil {
 			return nil, err
@@ -31,6 +32,7 @@ func TestConformanceWithFaults(t *testing.T) {
 }
 
 func harness(t *testing.T) backendtest.Harness {
+	t.Helper()
 	s := new(memory.Server)
 	credentials := make(map[backendtest.Principal]memory.Credential)
 	for p, rights := range backendtest.Plan() {
@@ -51,11 +53,13 @@ func harness(t *testing.T) backendtest.Harness {
 		Kill:    func(testing.TB) { levers.Kill() },
 		Restart: func(testing.TB) { levers.Restart() },
 		ExpireLease: func(tb testing.TB, name naming.Name) {
+			tb.Helper()
 			if !levers.ExpireLease(name) {
 				tb.Errorf("no lease holds %v", name)
 			}
 		},
 		Revoke: func(tb testing.TB, p backendtest.Principal) {
+			tb.Helper()
 			if !s.Revoke(string(p)) {
 				tb.Errorf("%s was not known", p)
 			}

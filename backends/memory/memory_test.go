@@ -87,6 +87,7 @@ type watcher struct {
 }
 
 func watch(t testing.TB, b naming.Backend, sc naming.Scope) *watcher {
+	t.Helper()
 	next, stop := iter.Pull2(b.Watch(t.Context(), sc))
 	t.Cleanup(stop)
 	return &watcher{t, next}
