@@ -203,7 +203,7 @@ func TestOwnerDiesStandbyTakesOver(t *testing.T) {
 func TestL5CloseWithBackendDown(t *testing.T) {
 	var srv memory.Server
 	n := start(t, skywarden.Config{Backend: srv.Open()})
-	for _, name := range strings.FieldsSeq("a b c d e f g h") {
+	for name := range strings.FieldsSeq("a b c d e f g h") {
 		if err := n.Register(t.Context(), name, who(t, n)); err != nil {
 			t.Fatal(err)
 		}
