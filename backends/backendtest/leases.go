@@ -11,7 +11,7 @@ import (
 )
 
 // maxClose is the longest that Backend.Close may take.
-const maxClose = 3 * time.Second
+const maxClose = 2 * time.Second
 
 // closeFreesAll: what was claimed under a lease is free together, and nothing
 // else is.

@@ -461,7 +461,7 @@ func TestCloseWhilePaused(t *testing.T) {
 		s.Levers().Pause()
 		start := time.Now()
 		wantErr(t, "close", b.Close(), naming.ErrUnavailable)
-		if took := time.Since(start); took > 3*time.Second {
+		if took := time.Since(start); took > 2*time.Second {
 			t.Errorf("Close took %v", took)
 		}
 		<-l.Done()
