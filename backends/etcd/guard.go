@@ -13,6 +13,7 @@ import (
 
 	"github.com/rs/zerolog"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -67,7 +68,11 @@ func (g *guard) handshake(ctx context.Context, authority string, raw net.Conn) (
 	if g.tls == nil {
 		return insecure.NewCredentials().ClientHandshake(ctx, authority, raw)
 	}
-	return credentials.NewTLS(g.tls()).ClientHandshake(ctx, authority, raw)
+	cfg := g.tls()
+	if cfg.ServerName != "" { // which gRPC replaces by the authority
+		authority = cfg.ServerName
+	}
+	return credentials.NewTLS(cfg).ClientHandshake(ctx, authority, raw)
 }
 
 // examine asks the server at addr through a connection of its own.
@@ -91,16 +96,24 @@ func (g *guard) examine(ctx context.Context, addr, authority string) error {
 // check asks one server whether it is safe to use. The error is translated.
 func (r rules) check(ctx context.Context, conn grpc.ClientConnInterface, opts ...grpc.CallOption) error {
 	server, err := pb.NewMaintenanceClient(conn).Status(ctx, &pb.StatusRequest{}, opts...)
-	if err != nil {
+	switch {
+	case isEtcd(err, rpctypes.ErrPermissionDenied):
+		err = errNoVersion
+	case err != nil:
 		return translate(err)
+	default:
+		err = checkVersion(server.Version)
 	}
-	if err := checkVersion(server.Version); err != nil && !r.acceptVulnerable {
+	if err != nil && !r.acceptVulnerable {
 		return err
 	}
 	if r.acceptNoAuth {
 		return nil
 	}
 	auth, err := pb.NewAuthClient(conn).AuthStatus(clientv3.WithRequireLeader(ctx), &pb.AuthStatusRequest{})
+	if isEtcd(err, rpctypes.ErrPermissionDenied) {
+		return nil // 3.5 and 3.6 tell it to root alone; where it is off everybody is root
+	}
 	if err != nil {
 		return translate(err)
 	}

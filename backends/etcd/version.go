@@ -50,6 +50,11 @@ func checkVersion(version string) error {
 	return nil
 }
 
+// errNoVersion is about a server that tells its version to root alone. The
+// releases of safeSince tell it to every user (read in the source of 3.5.33,
+// 3.6.14, 3.7.1), older ones do not (3.6.5).
+var errNoVersion = fmt.Errorf("%w: the server does not tell its version to users, so it is an old one with known holes that defeat its access control (%s): upgrade it to 3.5.33, 3.6.14, 3.7.1 or later", naming.ErrInsecureBackendVersion, holes)
+
 func tooOld(version string) error {
 	return fmt.Errorf("%w: etcd %s has known holes that defeat its access control (%s): upgrade it to 3.5.33, 3.6.14, 3.7.1 or later", naming.ErrInsecureBackendVersion, version, holes)
 }
