@@ -120,7 +120,7 @@ func hintFor(err error) string {
 	case "not_found":
 		return "skywarden ls lists the names that are held; with --wait, get waits for the name"
 	case "taken":
-		return "with --standby, hold waits until the name is free; skywarden get shows who has it"
+		return "a standby waits until the name is free: hold --standby, or standby: true in the configuration file"
 	case "unauthenticated":
 		return "the server does not accept the certificate: see backend.etcd.tls in the configuration file"
 	case "denied":

@@ -73,7 +73,7 @@ func TestCommands(t *testing.T) {
 		waiting.await(t, 5*time.Second, "legacy-1@10.0.0.9:8080/0")
 		// Held once: not by another address, but the same service may come again.
 		_, errs := skywarden(t, 1, "hold", "-c", file, "billing", "--addr", "10.0.0.10:8080")
-		wants(t, errs, "name taken by legacy-1@10.0.0.9:8080/0", "hint: with --standby")
+		wants(t, errs, "name taken by legacy-1@10.0.0.9:8080/0", "hint: a standby waits")
 		hold.signal(t, syscall.SIGINT)
 		<-hold.exited
 		if code := hold.cmd.ProcessState.ExitCode(); code != 0 {
