@@ -78,8 +78,8 @@ type Adapter struct {
 var _ runtime.Registry = (*Adapter)(nil)
 
 // New checks cfg, reports everything that is wrong with it at once, and starts
-// the mirror. It does not wait for the backend: where that cannot be reached the
-// adapter starts all the same and recovers with it. ctx bounds New alone.
+// the mirror. Where the backend does not answer within a second, the adapter
+// starts all the same and recovers with it. ctx bounds New alone.
 func New(ctx context.Context, cfg Config) (*Adapter, error) {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("adapter: "+format, args...)) }
@@ -139,7 +139,9 @@ func New(ctx context.Context, cfg Config) (*Adapter, error) {
 	if cfg.Principal != "" {
 		a.principal.Store(&cfg.Principal)
 	}
-	if err := a.identify(ctx); err != nil && !errors.Is(err, naming.ErrUnavailable) {
+	asking, done := context.WithTimeout(ctx, readPatience)
+	defer done()
+	if err := a.identify(asking); err != nil && !errors.Is(err, naming.ErrUnavailable) && !errors.Is(err, context.DeadlineExceeded) {
 		return nil, fmt.Errorf("adapter: asking the backend who we are: %w", err)
 	}
 	a.ctx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))

@@ -566,7 +566,7 @@ func TestMalformedEntryHidesNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer lease.Close(w.Context()) //nolint:errcheck // cleaning up
+		defer lease.Close(w.Context())
 		if _, err := lease.Claim(w.Context(), parse(t, "poison"), []byte{0xff}, 0); err != nil {
 			t.Fatal(err)
 		}

@@ -28,6 +28,8 @@ const (
 	standbyPoll = 5 * time.Second
 	// undo bounds calls that clean up after their caller has gone.
 	undo = 3 * time.Second
+	// farewell bounds the ending of a lease, so that Close keeps L5.
+	farewell = 2500 * time.Millisecond
 )
 
 // A keeper holds this node's names: it opens leases, claims names under them,
@@ -57,7 +59,8 @@ type lease struct {
 	// Guarded by keeper.mu:
 	seats  int // names under it, and those being claimed
 	claims map[*claim]*holding
-	dead   bool // no new names
+	lost   bool // a claim was told so: no new names
+	dead   bool // it is being ended
 }
 
 // A leaseFence is a fence and the deadline that it was made for.
@@ -68,20 +71,34 @@ type leaseFence struct {
 
 // alive says whether names under the lease may be answered to at this moment. It
 // allocates only when the deadline has moved since the last call.
-func (l *lease) alive() bool {
+func (l *lease) alive() bool { return !l.ended() && !l.expired() }
+
+// ended says whether the lease is known to be gone.
+func (l *lease) ended() bool {
+	select {
+	case <-l.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// expired says whether the lease was not renewed in time.
+func (l *lease) expired() bool {
 	d, f := l.Deadline(), l.fence.Load()
 	if f == nil || !f.deadline.Equal(d) {
 		f = &leaseFence{d, newFence(d.Add(-l.margin))}
 		l.fence.Store(f)
 	}
-	return !f.passed()
+	return f.passed()
 }
 
 // A claim is a name that a service of this node holds, or wants back.
 type claim struct {
-	k    *keeper
-	name naming.Name
-	addr naming.Address
+	k        *keeper
+	name     naming.Name
+	addr     naming.Address
+	instance [16]byte // random: by it we know our own entries
 
 	holding atomic.Pointer[holding] // nil: not held at the moment
 
@@ -91,9 +108,12 @@ type claim struct {
 
 	mu        sync.Mutex
 	notify    func(runtime.NameEvent)
-	released  bool
-	repairing bool
-	epoch     uint64 // highest used
+	suspended bool   // the owner was told so, and nothing since
+	epoch     uint64 // highest used or met
+	held      uint64 // epoch under which it was held last; 0: never
+	released  bool   // or lost: it is over
+	// What is under way for it, and may still write. See settle.
+	repairing, releasing bool
 }
 
 // A holding is a claim that took effect.
@@ -102,6 +122,7 @@ type holding struct {
 	epoch    uint64
 	value    []byte
 	revision naming.Revision
+	since    time.Time
 	seen     atomic.Bool // the mirror has shown it to us
 }
 
@@ -159,7 +180,7 @@ func (k *keeper) register(ctx context.Context, name naming.Name, addr naming.Add
 		case opts.Standby && standbyWaits(err):
 			continue
 		}
-		k.forget(c, nil)
+		k.forget(c)
 		return nil, err
 	}
 }
@@ -187,7 +208,8 @@ func (k *keeper) admit(ctx context.Context, name naming.Name, addr naming.Addres
 		other := k.claims[name]
 		if other == nil {
 			c := &claim{k: k, name: name, addr: addr, notify: opts.Notify, gone: make(chan struct{})}
-			c.ctx, c.cancel = context.WithCancel(k.ctx)
+			_, _ = rand.Read(c.instance[:]) // never fails
+			c.ctx, c.cancel = context.WithCancel(k.ctx) //nolint:fatcontext // the loop makes at most one
 			k.claims[name] = c
 			k.mu.Unlock()
 			return c, nil
@@ -209,11 +231,23 @@ func (k *keeper) admit(ctx context.Context, name naming.Name, addr naming.Addres
 	}
 }
 
-// forget takes a claim out of the keeper for good. h is what it held last, if
-// anything: the mirror need not wait for the backend to know that it is over.
-func (k *keeper) forget(c *claim, h *holding) {
+// settle notes that a work for c has ended. Whichever ends last after c's end
+// forgets it: until then a new claim of the name waits in admit, because what the
+// work still writes would hit it.
+func (k *keeper) settle(c *claim, work *bool) {
+	c.mu.Lock()
+	*work = false
+	over := c.released && !c.repairing && !c.releasing
+	c.mu.Unlock()
+	if over {
+		k.forget(c)
+	}
+}
+
+// forget takes a claim out of the keeper for good.
+func (k *keeper) forget(c *claim) {
 	c.cancel()
-	k.a.mirror.detach(c, h)
+	k.a.mirror.detach(c, nil)
 	k.mu.Lock()
 	if k.claims[c.name] == c {
 		delete(k.claims, c.name)
@@ -234,13 +268,11 @@ func (k *keeper) claim(ctx context.Context, c *claim) error {
 		if err == nil {
 			return nil
 		}
-		k.unseat(l)
-		if c.ctx.Err() != nil {
-			return err
-		}
-		// The lease may have died in between, or have been taken hostage while it was
-		// still empty; a fresh one settles it.
-		if !errors.Is(err, naming.ErrLeaseLost) || try == 2 {
+		// The lease may have died in between, or have been closed by its minder: a
+		// fresh one settles it.
+		died := errors.Is(err, naming.ErrLeaseLost) || errors.Is(err, naming.ErrClosed) && l.ended()
+		k.unseat(l, died)
+		if !died || c.ctx.Err() != nil || try == 2 {
 			return err
 		}
 	}
@@ -250,10 +282,7 @@ func (k *keeper) claim(ctx context.Context, c *claim) error {
 // defended is the holding that was overwritten, if this is a defence.
 func (k *keeper) claimUnder(ctx context.Context, c *claim, l *lease, defended *holding) error {
 	var over naming.Revision
-	var seen uint64
-	if e, ok := k.a.mirror.last(c.name); ok {
-		seen = epochOf(e)
-	}
+	seen := k.a.mirror.highest(c.name)
 	for try := 0; ; try++ {
 		h, err := c.next(l, seen)
 		if err != nil {
@@ -272,13 +301,14 @@ func (k *keeper) claimUnder(ctx context.Context, c *claim, l *lease, defended *h
 		}
 		e := taken.Entry
 		rec, derr := record.Decode(e.Value)
+		c.exceed(rec.Epoch)
 		switch {
 		case try == 5: // it changes under our hands
 			return err
 		case !e.Held: // gone, or held by nobody: free
 			over = 0
 			continue
-		case derr == nil && k.leftover(rec.Address):
+		case derr == nil && (rec.Instance == c.instance || k.leftover(rec.Address) && c.precedes(rec.Epoch)):
 		case defended != nil && (derr != nil || rec.Epoch <= defended.epoch):
 		case derr == nil:
 			return &TakenError{Holder: rec.Address, Epoch: rec.Epoch}
@@ -286,7 +316,7 @@ func (k *keeper) claimUnder(ctx context.Context, c *claim, l *lease, defended *h
 			return &TakenError{}
 		}
 		// Ours to replace: exactly this entry, under an epoch above its own.
-		over, seen = e.Revision, max(seen, rec.Epoch)
+		over = e.Revision
 	}
 }
 
@@ -298,20 +328,27 @@ func (k *keeper) leftover(addr naming.Address) bool {
 	return addr.Endpoint() == k.a.endpoint && (addr.Node() == k.a.node || !addr.Endpoint().Addr().IsLoopback())
 }
 
+// precedes says whether a leftover of this epoch was there before c. Once c was
+// held, a higher epoch is that of a process which has taken our place since.
+func (c *claim) precedes(epoch uint64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.held == 0 || epoch <= c.held
+}
+
 // next makes the record of c's next claim, above every epoch that was seen.
 func (c *claim) next(l *lease, seen uint64) (*holding, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.epoch = max(uint64(time.Now().UnixMilli()), c.epoch+1, seen+1)
-	r := record.Record{Address: c.addr, Epoch: c.epoch}
-	rand.Read(r.Instance[:]) // never fails
+	r := record.Record{Address: c.addr, Epoch: c.epoch, Instance: c.instance}
 	value, err := record.Encode(r)
-	return &holding{lease: l, epoch: r.Epoch, value: value}, err
+	return &holding{lease: l, epoch: r.Epoch, value: value, since: time.Now()}, err
 }
 
-// install makes a claim that took effect the current one. It is false when the
-// lease died or the claim was released meanwhile; then the entry is deleted, or
-// goes with the lease.
+// install makes a claim that took effect the current one, and tells an owner
+// that was suspended. It is false when the lease died or the claim was released
+// meanwhile; then the entry was deleted, or goes with the lease.
 func (k *keeper) install(c *claim, h *holding) bool {
 	c.mu.Lock()
 	k.mu.Lock()
@@ -319,13 +356,16 @@ func (k *keeper) install(c *claim, h *holding) bool {
 	if ok {
 		h.lease.claims[c] = h
 		c.holding.Store(h)
+		c.held = h.epoch
 	}
 	k.mu.Unlock()
+	if ok && c.suspended {
+		c.suspended = false
+		c.tellOwnerLocked(runtime.NameEvent{Name: c.name, Kind: runtime.NameResumed, Epoch: h.epoch})
+	}
 	c.mu.Unlock()
 	if !ok {
-		ctx, cancel := context.WithTimeout(k.ctx, undo)
-		defer cancel()
-		_ = h.lease.Release(ctx, c.name) // where it fails, the lease is dying anyhow
+		k.insist(c, h)
 		return false
 	}
 	k.a.mirror.attach(c)
@@ -343,7 +383,7 @@ func (k *keeper) seat(ctx context.Context) (*lease, error) {
 	for {
 		k.mu.Lock()
 		for l := range k.leases {
-			if l.alive() && (k.perLease == 0 || l.seats < k.perLease) {
+			if !l.lost && l.alive() && (k.perLease == 0 || l.seats < k.perLease) {
 				l.seats++
 				k.mu.Unlock()
 				return l, nil
@@ -391,12 +431,20 @@ func (k *keeper) openLease() error {
 	return nil
 }
 
-// unseat gives a seat back. A lease without names is ended: on the server an
-// empty lease is a thing that others can get at.
-func (k *keeper) unseat(l *lease) {
+// unseat gives a seat back. lost says that the lease was found to be gone.
+func (k *keeper) unseat(l *lease, lost bool) {
+	k.mu.Lock()
+	l.seats--
+	l.lost = l.lost || lost
+	k.mu.Unlock()
+	k.endIfEmpty(l)
+}
+
+// endIfEmpty ends a lease without names: on the server an empty lease is a thing
+// that others can get at.
+func (k *keeper) endIfEmpty(l *lease) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	l.seats--
 	if l.seats == 0 && !l.dead {
 		l.dead = true
 		delete(k.leases, l)
@@ -423,18 +471,17 @@ func (k *keeper) mind(l *lease) {
 		select {
 		case <-l.Done():
 			why = fmt.Errorf("%w: the backend has ended it", naming.ErrLeaseLost)
-			if !l.alive() {
-				why = fmt.Errorf("%w: not renewed before its deadline", naming.ErrLeaseLost)
-			}
 		case <-wait.C:
-			if !l.alive() {
-				why = fmt.Errorf("%w: not renewed before its deadline", naming.ErrLeaseLost)
-			}
+			k.endIfEmpty(l) // whoever had it opened may have gone
+			k.checkUnseen(l)
 		case <-k.ctx.Done():
 			wait.Stop()
 			return
 		}
 		wait.Stop()
+		if l.expired() {
+			why = fmt.Errorf("%w: not renewed before its deadline", naming.ErrLeaseLost)
+		}
 	}
 	k.mu.Lock()
 	closing := l.dead // by unseat or close: nothing is lost
@@ -457,21 +504,16 @@ func (k *keeper) mind(l *lease) {
 
 // suspend stops the service from answering as its name.
 func (c *claim) suspend(h *holding, why error) {
-	c.mu.Lock() // until the owner knows: repair takes it before it can tell the next thing
+	c.mu.Lock() // until the owner knows: install takes it before it can tell the next thing
 	suspended := c.holding.CompareAndSwap(h, nil)
 	if suspended {
+		c.suspended = true
 		c.tellOwnerLocked(runtime.NameEvent{Name: c.name, Kind: runtime.NameSuspended, Err: why})
 	}
 	c.mu.Unlock()
 	if suspended {
 		c.k.a.tell(Event{Kind: EventSuspended, Name: c.name, Address: c.addr, Epoch: h.epoch, Err: why})
 	}
-}
-
-func (c *claim) tellOwner(e runtime.NameEvent) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.tellOwnerLocked(e)
 }
 
 func (c *claim) tellOwnerLocked(e runtime.NameEvent) {
@@ -490,9 +532,7 @@ func (k *keeper) repair(c *claim, why error, work func(*claim, error)) {
 	c.repairing = true
 	k.wg.Go(func() {
 		work(c, why)
-		c.mu.Lock()
-		c.repairing = false
-		c.mu.Unlock()
+		k.settle(c, &c.repairing)
 		// The lease may have died, or the entry been overwritten, while work ended.
 		k.recheck(c)
 	})
@@ -528,9 +568,7 @@ func (k *keeper) reclaim(c *claim, _ error) {
 		case c.ctx.Err() != nil:
 			return
 		case err == nil:
-			epoch := c.current()
-			k.a.tell(Event{Kind: EventResumed, Name: c.name, Address: c.addr, Epoch: epoch})
-			c.tellOwner(runtime.NameEvent{Name: c.name, Kind: runtime.NameResumed, Epoch: epoch})
+			k.a.tell(Event{Kind: EventResumed, Name: c.name, Address: c.addr, Epoch: c.highest()})
 			return
 		case errors.As(err, &taken):
 			k.lose(c, taken)
@@ -548,22 +586,30 @@ func (k *keeper) reclaim(c *claim, _ error) {
 	}
 }
 
-// current is the epoch of what c holds, 0 for nothing.
-func (c *claim) current() uint64 {
-	if h := c.holding.Load(); h != nil {
-		return h.epoch
-	}
-	return 0
+// exceed has the next claim take a higher epoch than this one.
+func (c *claim) exceed(epoch uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.epoch = max(c.epoch, epoch)
 }
 
-// lose ends a claim whose name belongs to someone else.
-func (k *keeper) lose(c *claim, taken *TakenError) {
-	k.a.tell(Event{Kind: EventLost, Name: c.name, Address: c.addr, Holder: taken.Holder, Epoch: taken.Epoch, Err: taken})
-	c.tellOwner(runtime.NameEvent{Name: c.name, Kind: runtime.NameLost, Err: taken})
+// highest is the highest epoch that c has used or met.
+func (c *claim) highest() uint64 {
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.epoch
+}
+
+// lose ends a claim whose name belongs to someone else, from within a repair.
+func (k *keeper) lose(c *claim, taken *TakenError) {
+	c.mu.Lock()
+	mine := !c.released
+	c.tellOwnerLocked(runtime.NameEvent{Name: c.name, Kind: runtime.NameLost, Err: taken})
 	c.released = true
 	c.mu.Unlock()
-	k.forget(c, nil)
+	if mine {
+		k.a.tell(Event{Kind: EventLost, Name: c.name, Address: c.addr, Holder: taken.Holder, Epoch: taken.Epoch, Err: taken})
+	}
 }
 
 // observe is told by the mirror what the backend has under a name. Where that is
@@ -580,7 +626,8 @@ func (k *keeper) observe(e naming.Event) {
 	if h == nil {
 		return
 	}
-	if e.Kind == naming.Put && e.Entry.Held && bytes.Equal(e.Entry.Value, h.value) {
+	// The same bytes at another revision were put there by someone else.
+	if e.Kind == naming.Put && e.Entry.Held && e.Entry.Revision == h.revision && bytes.Equal(e.Entry.Value, h.value) {
 		h.seen.Store(true)
 		return
 	}
@@ -591,6 +638,38 @@ func (k *keeper) observe(e naming.Event) {
 	k.repair(c, nil, k.defend)
 }
 
+// checkUnseen looks after claims that the mirror does not show although it should
+// by now: what is deleted between a claim and the mirror's look is never told.
+func (k *keeper) checkUnseen(l *lease) {
+	k.mu.Lock()
+	var unseen []*claim
+	for c, h := range l.claims {
+		if !h.seen.Load() && time.Since(h.since) > time.Second {
+			unseen = append(unseen, c)
+		}
+	}
+	k.mu.Unlock()
+	for _, c := range unseen {
+		if k.a.mirror.isLive(c.name) {
+			k.repair(c, nil, k.verify)
+		}
+	}
+}
+
+// verify defends a claim whose entry is not there.
+func (k *keeper) verify(c *claim, why error) {
+	select {
+	case k.busy <- struct{}{}:
+	case <-c.ctx.Done():
+		return
+	}
+	_, err := k.a.backend.Get(c.ctx, c.name)
+	<-k.busy
+	if err == nil || errors.Is(err, naming.ErrNotFound) {
+		k.defend(c, why) // which looks twice
+	}
+}
+
 // defend puts back an entry that was overwritten or deleted under a living lease.
 func (k *keeper) defend(c *claim, _ error) {
 	h := c.holding.Load()
@@ -599,11 +678,9 @@ func (k *keeper) defend(c *claim, _ error) {
 	}
 	ctx, cancel := context.WithTimeout(c.ctx, undo)
 	defer cancel()
-	if e, err := k.a.backend.Get(ctx, c.name); err == nil && e.Held && bytes.Equal(e.Value, h.value) {
-		// It is as it should be, unless someone copied it under a lease of his own.
-		if _, err := h.lease.Update(ctx, c.name, h.value, e.Revision); err == nil {
-			return
-		}
+	if e, err := k.a.backend.Get(ctx, c.name); err == nil && e.Held && e.Revision == h.revision && bytes.Equal(e.Value, h.value) {
+		h.seen.Store(true) // what alarmed us was there before
+		return
 	}
 	k.a.tell(Event{Kind: EventOverwritten, Name: c.name, Address: c.addr, Epoch: h.epoch, Err: fmt.Errorf("%w: entry overwritten or deleted under a living lease", naming.ErrFenced)})
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
@@ -611,13 +688,14 @@ func (k *keeper) defend(c *claim, _ error) {
 		var taken *TakenError
 		switch {
 		case err == nil:
-			k.a.tell(Event{Kind: EventRestored, Name: c.name, Address: c.addr, Epoch: c.current()})
+			k.a.tell(Event{Kind: EventRestored, Name: c.name, Address: c.addr, Epoch: c.highest()})
 			return
 		case errors.As(err, &taken):
 			// A higher epoch: whoever wrote it is entitled to the name as far as this
 			// process can tell.
-			c.holding.CompareAndSwap(h, nil)
-			k.drop(c, h)
+			if c.holding.CompareAndSwap(h, nil) { // else it was released, or its lease died
+				k.drop(c, h)
+			}
 			k.lose(c, taken)
 			return
 		case c.ctx.Err() != nil, c.holding.Load() != h:
@@ -636,7 +714,7 @@ func (k *keeper) drop(c *claim, h *holding) {
 	k.mu.Lock()
 	delete(h.lease.claims, c)
 	k.mu.Unlock()
-	k.unseat(h.lease)
+	k.unseat(h.lease, false)
 }
 
 // Release implements runtime.Claim.
@@ -646,7 +724,7 @@ func (c *claim) Release(ctx context.Context) error {
 		c.mu.Unlock()
 		return nil
 	}
-	c.released = true
+	c.released, c.releasing = true, true
 	h := c.holding.Swap(nil)
 	c.mu.Unlock()
 	c.cancel() // ends a repair that is under way; install refuses what it still brings
@@ -659,39 +737,48 @@ func (c *claim) Release(ctx context.Context) error {
 	}
 	k.a.tell(Event{Kind: EventRelease, Name: c.name, Address: c.addr, Err: err})
 	if err == nil {
+		// The mirror need not wait for the backend to know that it is over.
+		k.a.mirror.detach(c, h)
 		if h != nil {
 			k.drop(c, h)
 		}
-		k.forget(c, h)
+		k.settle(c, &c.releasing)
 		return nil
 	}
 	// The entry lives as long as its lease is renewed for other names: try on.
 	k.mu.Lock()
-	if closed := k.closed; closed {
-		k.mu.Unlock()
-		k.forget(c, h) // the lease is being ended anyhow
-	} else {
-		k.wg.Go(func() { k.releaseLater(c, h) })
-		k.mu.Unlock()
+	closed := k.closed
+	if !closed {
+		k.wg.Go(func() {
+			k.insist(c, h)
+			k.drop(c, h)
+			k.settle(c, &c.releasing)
+		})
+	}
+	k.mu.Unlock()
+	if closed {
+		k.settle(c, &c.releasing) // the lease is being ended anyhow
 	}
 	return &naming.Error{Op: "release", Name: c.name, Err: err}
 }
 
-// releaseLater tries to release a name until that succeeds or its lease is gone.
-func (k *keeper) releaseLater(c *claim, h *holding) {
+// insist deletes an entry that nobody wants any more, until that succeeds or its
+// lease is gone and the entry with it.
+func (k *keeper) insist(c *claim, h *holding) {
 	for pause := firstPause; ; pause = min(2*pause, longestPause) {
-		select {
-		case <-time.After(pause/2 + mathrand.N(pause)):
-		case <-h.lease.Done():
-		case <-k.ctx.Done():
+		if h.lease.ended() || k.ctx.Err() != nil {
+			return
 		}
 		ctx, cancel := context.WithTimeout(k.ctx, undo)
 		err := h.lease.Release(ctx, c.name)
 		cancel()
-		if err == nil || errors.Is(err, naming.ErrLeaseLost) || k.ctx.Err() != nil {
-			k.drop(c, h)
-			k.forget(c, h)
+		if err == nil || errors.Is(err, naming.ErrLeaseLost) {
 			return
+		}
+		select {
+		case <-time.After(pause/2 + mathrand.N(pause)):
+		case <-h.lease.Done():
+		case <-k.ctx.Done():
 		}
 	}
 }
@@ -725,6 +812,8 @@ func (k *keeper) close(ctx context.Context) error {
 			k.a.tell(Event{Kind: EventRelease, Name: c.name, Address: c.addr, Epoch: h.epoch})
 		}
 	}
+	ctx, cancel := context.WithTimeout(ctx, farewell)
+	defer cancel()
 	errs := make([]error, len(leases))
 	var wg sync.WaitGroup
 	for i, l := range leases {
@@ -734,7 +823,7 @@ func (k *keeper) close(ctx context.Context) error {
 	k.cancel()
 	k.wg.Wait()
 	for _, c := range claims {
-		k.forget(c, nil)
+		k.forget(c)
 	}
 	return errors.Join(errs...)
 }

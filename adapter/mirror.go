@@ -27,6 +27,9 @@ const (
 	// maxOwnFeeds bounds the names that are watched by themselves. Names beyond it
 	// are read from the backend at every look-up.
 	maxOwnFeeds = 10_000
+	// memory is how long the epoch of a name that was given up is remembered. After
+	// that the clock, from which epochs are made, is past it.
+	memory = 10 * time.Second
 )
 
 // A mirror holds in memory what the backend has under the names in use.
@@ -62,6 +65,12 @@ type slot struct {
 	allowed error                 // what the allow-list says to looking it up
 	held    atomic.Pointer[held]  // nil: nobody holds the name, as far as is known
 	claim   atomic.Pointer[claim] // our own claim of the name, if we have one
+
+	// What was known last before nothing was, and for how long that is over: the
+	// next claim needs a higher epoch. Guarded by mirror.mu.
+	past  *held
+	floor uint64 // highest epoch of our own claims
+	left  time.Time
 }
 
 // held is an entry that a live lease holds.
@@ -85,6 +94,7 @@ type feed struct {
 	state  atomic.Int32 // a feedState
 	used   atomic.Bool  // looked up since the last sweep; for feeds over one name
 	round  uint64       // counts watches; guarded by mirror.mu
+	synced bool         // the watch has told all that is there; of the goroutine that runs it
 	cancel context.CancelFunc
 
 	// When the server was last heard from, by the monotonic clock (which is never
@@ -98,7 +108,8 @@ const (
 	feedStarting feedState = iota // nothing is known yet
 	feedLive                      // what the mirror says is what the backend says
 	feedDown                      // out of touch, for less than maxStale
-	feedExpired                   // out of touch for longer, or refused
+	feedExpired                   // out of touch for longer, or not accepted
+	feedRefused                   // forbidden for good: names are watched one by one instead
 )
 
 // An alarm wakes those who wait for a change of one name.
@@ -170,10 +181,10 @@ func (h *held) resolve(a *Adapter) *resolved {
 
 // lookup is the long way: it knows more cases than answer, and takes the lock.
 // known is false where only the backend can tell.
-func (m *mirror) lookup(name naming.Name) (b runtime.Binding, err error, known bool) {
+func (m *mirror) lookup(name naming.Name) (b runtime.Binding, known bool, err error) {
 	f := m.feedFor(name)
 	if f == nil {
-		return runtime.Binding{}, nil, false
+		return runtime.Binding{}, false, nil
 	}
 	state := f.state.Load()
 	s := m.slot(name)
@@ -181,36 +192,40 @@ func (m *mirror) lookup(name naming.Name) (b runtime.Binding, err error, known b
 	if s != nil {
 		h = s.held.Load()
 	}
+	if f.state.Load() != state { // then h may be missing for another reason
+		return runtime.Binding{}, false, nil
+	}
 	switch state {
-	case feedStarting:
-		return runtime.Binding{}, nil, false
+	case feedStarting, feedRefused:
+		return runtime.Binding{}, false, nil
 	case feedExpired:
 		if h == nil {
-			return runtime.Binding{}, nil, false // the backend may know why, or be back
+			return runtime.Binding{}, false, nil // the backend may know why, or be back
 		}
-		return runtime.Binding{}, fmt.Errorf("%w: the last known owner was confirmed %s ago, and max_stale is %s", naming.ErrUnavailable, m.age(f).Round(time.Second), m.maxStale), true
+		return runtime.Binding{}, true, fmt.Errorf("%w: the last known owner was confirmed %s ago, and max_stale is %s", naming.ErrUnavailable, m.age(f).Round(time.Second), m.maxStale)
 	}
 	if h == nil {
 		if state == feedDown {
-			return runtime.Binding{}, nil, false
+			return runtime.Binding{}, false, nil
 		}
-		return runtime.Binding{}, naming.ErrNotFound, true
+		return runtime.Binding{}, true, naming.ErrNotFound
 	}
 	r := h.resolve(m.a)
 	if r.err != nil {
-		return runtime.Binding{}, r.err, true
+		return runtime.Binding{}, true, r.err
 	}
 	if state == feedDown {
-		return r.stale, nil, true
+		return r.stale, true, nil
 	}
-	return r.binding, nil, true
+	return r.binding, true, nil
 }
 
 // feedFor gives the feed that covers name, and begins one over the name alone
-// where there is none. It is nil when there are too many of those.
+// where there is none. It is nil when there are too many of those, and the name
+// is not our own: those are watched in any case, to be defended.
 func (m *mirror) feedFor(name naming.Name) *feed {
 	for _, f := range m.feeds { // does not change after New
-		if f.scope.Contains(name) {
+		if f.scope.Contains(name) && f.state.Load() != feedRefused {
 			return f
 		}
 	}
@@ -218,7 +233,9 @@ func (m *mirror) feedFor(name naming.Name) *feed {
 	defer m.mu.Unlock()
 	f := m.own[name]
 	if f == nil {
-		if len(m.own) >= maxOwnFeeds || m.stopping {
+		s := m.slot(name)
+		ours := s != nil && s.claim.Load() != nil
+		if m.stopping || len(m.own) >= maxOwnFeeds && !ours {
 			return nil
 		}
 		f = m.newFeed(naming.Only(name))
@@ -274,27 +291,51 @@ func (m *mirror) wait() {
 	m.wg.Wait()
 }
 
-// run keeps one feed's watch going until ctx ends.
+// run keeps one feed's watch going until ctx ends, or it is forbidden to watch
+// many names at once: then they are watched one by one, as far as that is allowed.
 func (m *mirror) run(ctx context.Context, f *feed) {
-	defer m.setState(f, feedStarting, nil) // answers nothing any more
+	err := m.follow(ctx, f)
+	if err == nil {
+		m.setState(f, feedStarting, nil) // answers nothing any more
+		return
+	}
+	m.a.log.Warn().Stringer("scope", f.scope).Err(err).Msg("the scope may not be watched: its names are watched one by one")
+	for name, s := range m.slots() {
+		if f.scope.Contains(name) && s.claim.Load() != nil {
+			m.feedFor(name)
+		}
+	}
+}
+
+// follow is run's loop. Its error is that the watch is forbidden for good.
+func (m *mirror) follow(ctx context.Context, f *feed) error {
+	_, one := f.scope.Name()
 	pause, longest := firstPause, longestPause
 	for ; ; pause = min(2*pause, longest) {
 		for e, err := range m.events(ctx, f) {
 			if err != nil {
 				if ctx.Err() != nil {
-					return
+					return nil
 				}
 				// The backend refuses (or could not even tell who we are): nothing that was
-				// known may be used any more. It is asked again, because permissions can
-				// come back.
-				if longest = time.Second; !errors.Is(err, naming.ErrUnavailable) {
-					longest = 10 * time.Second
+				// known may be used any more.
+				forbidden := errors.Is(err, naming.ErrDenied) && !one
+				if forbidden {
+					m.setState(f, feedRefused, err)
+				} else {
+					m.setState(f, feedExpired, err)
 				}
-				m.mu.Lock()
+				m.mu.Lock() // after the state: what is gone now is not absent; see lookup
 				f.round++
 				m.forgetLocked(f)
 				m.mu.Unlock()
-				m.setState(f, feedExpired, err)
+				if forbidden {
+					return err
+				}
+				// It is asked again, because credentials and permissions can come back.
+				if longest = time.Second; !errors.Is(err, naming.ErrUnavailable) {
+					longest = 10 * time.Second
+				}
 				break
 			}
 			pause = firstPause
@@ -302,7 +343,7 @@ func (m *mirror) run(ctx context.Context, f *feed) {
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-time.After(pause + rand.N(pause)):
 		}
 	}
@@ -314,6 +355,7 @@ func (m *mirror) events(ctx context.Context, f *feed) iter.Seq2[naming.Event, er
 	if err := m.a.identify(ctx); err != nil {
 		return func(yield func(naming.Event, error) bool) { yield(naming.Event{}, err) }
 	}
+	f.synced = false
 	m.mu.Lock()
 	f.round++
 	m.mu.Unlock()
@@ -322,24 +364,23 @@ func (m *mirror) events(ctx context.Context, f *feed) iter.Seq2[naming.Event, er
 
 // apply takes in one event of a feed's watch.
 func (m *mirror) apply(f *feed, e naming.Event) {
-	if e.Kind != naming.Down {
-		m.hear(f)
-	}
 	switch e.Kind {
 	case naming.Put, naming.Delete:
 		m.store(f, e)
 		m.a.keeper.observe(e)
 	case naming.Synced:
 		m.forget(f)
-		m.setState(f, feedLive, nil)
+		f.synced = true
 	case naming.Down:
+		f.synced = false
 		m.setState(f, feedDown, e.Err)
-	case naming.Alive:
-		// A watch that was silent for too long speaks again, without having noticed
-		// an outage itself.
-		if f.state.Load() != feedStarting {
-			m.setState(f, feedLive, nil)
-		}
+		return
+	}
+	m.hear(f)
+	// Also where the watch was silent for too long and speaks again, without having
+	// noticed an outage itself. A busy one is never Alive.
+	if f.synced && f.state.Load() != feedLive {
+		m.setState(f, feedLive, nil)
 	}
 }
 
@@ -352,9 +393,39 @@ func (m *mirror) store(f *feed, e naming.Event) {
 	if e.Kind == naming.Put && e.Entry.Held {
 		s.held.Store(&held{entry: e.Entry, feed: f, round: f.round})
 	} else {
-		s.held.Store(nil)
+		s.clear()
 	}
 	m.wakeLocked(name)
+}
+
+// clear notes that nobody holds the name. mirror.mu is held.
+func (s *slot) clear() {
+	if h := s.held.Swap(nil); h != nil {
+		s.past, s.left = h, time.Now()
+	}
+}
+
+// highest is the highest epoch that was seen under name, of late.
+func (m *mirror) highest(name naming.Name) uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.slot(name)
+	if s == nil {
+		return 0
+	}
+	epoch := s.floor
+	for _, h := range []*held{s.held.Load(), s.past} {
+		if h != nil {
+			epoch = max(epoch, epochOf(h.entry))
+		}
+	}
+	return epoch
+}
+
+// isLive says whether the mirror follows what happens to name.
+func (m *mirror) isLive(name naming.Name) bool {
+	f := m.feedFor(name)
+	return f != nil && f.state.Load() == feedLive
 }
 
 // forget ends a listing: what it gave becomes visible, and what an earlier watch
@@ -377,7 +448,7 @@ func (m *mirror) forgetLocked(f *feed) {
 	for _, slots := range []map[naming.Name]*slot{t.base, t.recent, m.listed} {
 		for name, s := range slots {
 			if h := s.held.Load(); h != nil && h.feed == f && h.round != f.round {
-				s.held.Store(nil)
+				s.clear()
 				m.wakeLocked(name)
 			}
 		}
@@ -420,12 +491,26 @@ func (m *mirror) merged(t *table, more map[naming.Name]*slot) *table {
 	base := make(map[naming.Name]*slot, len(t.base)+len(t.recent)+len(more))
 	for _, slots := range []map[naming.Name]*slot{t.base, t.recent, more} {
 		for n, s := range slots {
-			if s.held.Load() != nil || s.claim.Load() != nil {
+			if s.held.Load() != nil || s.claim.Load() != nil || time.Since(s.left) < memory {
 				base[n] = s
 			}
 		}
 	}
 	return &table{base: base}
+}
+
+// slots goes through all slots.
+func (m *mirror) slots() iter.Seq2[naming.Name, *slot] {
+	t := m.table.Load()
+	return func(yield func(naming.Name, *slot) bool) {
+		for _, slots := range []map[naming.Name]*slot{t.base, t.recent} {
+			for name, s := range slots {
+				if !yield(name, s) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // attach puts our own claim into its name's slot.
@@ -439,15 +524,18 @@ func (m *mirror) attach(c *claim) {
 // detach takes our own claim out of its name's slot, and with it the entry that
 // it held last: the backend's own word of that comes a moment later.
 func (m *mirror) detach(c *claim, last *holding) {
+	floor := c.highest()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := m.slot(c.name)
 	if s == nil {
 		return
 	}
-	s.claim.CompareAndSwap(c, nil)
+	if s.claim.CompareAndSwap(c, nil) {
+		s.floor, s.left = max(s.floor, floor), time.Now()
+	}
 	if h := s.held.Load(); h != nil && last != nil && bytes.Equal(h.entry.Value, last.value) {
-		s.held.Store(nil)
+		s.clear()
 	}
 	m.wakeLocked(c.name)
 }
@@ -483,9 +571,9 @@ func (m *mirror) changed(name naming.Name) (ch <-chan struct{}, stop func()) {
 }
 
 // poll says when to look again for a name whose changes nothing tells: nil, so
-// never, where a feed does.
+// never, where a feed does. One that is not live tells when it is.
 func (m *mirror) poll(name naming.Name) <-chan time.Time {
-	if m.feedFor(name) != nil {
+	if f := m.feedFor(name); f != nil && f.state.Load() != feedExpired {
 		return nil
 	}
 	return time.After(time.Second)
@@ -525,7 +613,7 @@ func (m *mirror) setState(f *feed, to feedState, why error) {
 	switch {
 	case before == 0 && after > 0:
 		m.a.tell(Event{Kind: EventBackendDown, Err: why})
-	case before > 0 && after == 0 && m.a.ctx.Err() == nil:
+	case before > 0 && after == 0 && to == feedLive:
 		m.a.tell(Event{Kind: EventBackendUp})
 	}
 }
@@ -574,7 +662,7 @@ func (m *mirror) dropIdle() {
 			continue
 		}
 		if s != nil {
-			s.held.Store(nil)
+			s.clear()
 		}
 		delete(m.own, name)
 		f.cancel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/seed-6593ebad/skywarden/adapter/record"
 	"github.com/seed-6593ebad/skywarden/naming"
@@ -24,8 +25,7 @@ func (a *Adapter) Register(ctx context.Context, name naming.Name, addr naming.Ad
 	c, err := a.register(ctx, name, addr, opts)
 	event := Event{Kind: EventRegister, Name: name, Address: addr, Err: err}
 	if err != nil {
-		var taken *TakenError
-		if errors.As(err, &taken) {
+		if taken, ok := errors.AsType[*TakenError](err); ok {
 			event.Holder = taken.Holder
 		}
 		err = &naming.Error{Op: "register", Name: name, Err: err}
@@ -93,7 +93,7 @@ func (a *Adapter) lookup(ctx context.Context, name naming.Name) (runtime.Binding
 	if err := a.ctx.Err(); err != nil {
 		return runtime.Binding{}, naming.ErrClosed
 	}
-	b, err, known := a.mirror.lookup(name)
+	b, known, err := a.mirror.lookup(name)
 	if known {
 		return b, err
 	}
@@ -136,18 +136,23 @@ func (a *Adapter) Query(ctx context.Context, name naming.Name) (runtime.Binding,
 
 // waitsFor says whether waiting may mend the error of a look-up.
 func waitsFor(err error) bool {
-	switch {
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
-		return false
-	}
 	return errors.Is(err, naming.ErrNotFound) || errors.Is(err, naming.ErrUnavailable)
 }
+
+// readPatience is how long a look-up waits for the backend.
+const readPatience = 900 * time.Millisecond
 
 // read gets an entry; callers that come while a read of the name is under way
 // share its answer.
 func (a *Adapter) read(ctx context.Context, name naming.Name) (naming.Entry, error) {
 	shared := a.reads.DoChan(name.String(), func() (any, error) {
-		return a.backend.Get(a.ctx, name)
+		within, cancel := context.WithTimeout(a.ctx, readPatience)
+		defer cancel()
+		e, err := a.backend.Get(within, name)
+		if err != nil && within.Err() != nil {
+			err = fmt.Errorf("%w: no answer within %s", naming.ErrUnavailable, readPatience)
+		}
+		return e, err
 	})
 	select {
 	case r := <-shared:

@@ -1,0 +1,341 @@
+package adapter_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-6593ebad/skywarden/adapter"
+	"github.com/seed-6593ebad/skywarden/adapter/record"
+	"github.com/seed-6593ebad/skywarden/naming"
+	"github.com/seed-6593ebad/skywarden/runtime"
+)
+
+// A lease that was opened for a caller who has gone is not kept.
+func TestL4AbandonedLeaseIsEnded(t *testing.T) {
+	run(t, func(w *world) {
+		h, use := w.hooked()
+		h.before = func(op string, _ naming.Name) error {
+			if op == "lease" {
+				time.Sleep(time.Second)
+			}
+			return nil
+		}
+		a := w.node("a", "10.0.0.1:7000", use)
+		ctx, cancel := context.WithTimeout(w.Context(), 100*time.Millisecond)
+		defer cancel()
+		_, err := a.Register(ctx, parse(t, "bank"), a.addr, runtime.RegisterOptions{})
+		wantErr(t, err, context.DeadlineExceeded)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if got := w.srv.Stats(); got.Leases != 0 {
+			t.Errorf("on the server: %+v", got)
+		}
+	})
+}
+
+// A lease that just died is no reason to refuse a name.
+func TestRegisterOutlivesADeadLease(t *testing.T) {
+	run(t, func(w *world) {
+		a := w.node("a", "10.0.0.1:7000")
+		a.mustRegister("bank")
+		for i := range 20 {
+			time.Sleep(time.Second)
+			w.srv.Levers().ExpireLeases(a.backend)
+			a.mustRegister(fmt.Sprintf("svc-%d", i))
+		}
+	})
+}
+
+// A release that is refused is tried again with pauses, until the entry has gone
+// with its lease.
+func TestRefusedReleaseEndsWithItsLease(t *testing.T) {
+	run(t, func(w *world) {
+		h, use := w.hooked()
+		a := w.node("a", "10.0.0.1:7000", use)
+		c := a.mustRegister("bank")
+		a.mustRegister("shop")
+		var n atomic.Int32
+		h.before = func(op string, _ naming.Name) error {
+			if op == "release" {
+				if n.Add(1) > 1000 {
+					time.Sleep(time.Hour)
+				}
+				return naming.ErrDenied
+			}
+			return nil
+		}
+		_ = c.Release(w.Context())
+		w.srv.Levers().ExpireLeases(h.Backend)
+		time.Sleep(10 * time.Second)
+		if n.Load() > 20 {
+			t.Errorf("%d releases", n.Load())
+		}
+		a.mustRegister("bank")
+	})
+}
+
+// A claim that lands while its name is given up is taken back, also where that
+// fails at first.
+func TestReleaseWhileReclaiming(t *testing.T) {
+	run(t, func(w *world) {
+		h, use := w.hooked()
+		a := w.node("a", "10.0.0.1:7000", use)
+		c := a.mustRegister("bank")
+		a.mustRegister("shop")
+		bank := parse(t, "bank")
+		landed := make(chan struct{})
+		var once sync.Once
+		h.after = func(op string, name naming.Name) {
+			if op == "claim" && name == bank {
+				once.Do(func() { close(landed); time.Sleep(100 * time.Millisecond) })
+			}
+		}
+		var fails atomic.Int32
+		h.before = func(op string, name naming.Name) error {
+			if op == "release" && name == bank && fails.Add(1) < 3 {
+				return naming.ErrUnavailable
+			}
+			return nil
+		}
+		w.srv.Levers().ExpireLeases(h.Backend)
+		<-landed
+		_ = c.Release(w.Context())
+		time.Sleep(time.Minute)
+		w.node("b", "10.0.0.2:7000").want("bank", "not_found")
+	})
+}
+
+// Cleaning up behind a name that was given up does not hit its next owner.
+func TestRegisterAgainWhileReclaiming(t *testing.T) {
+	run(t, func(w *world) {
+		h, use := w.hooked()
+		a := w.node("a", "10.0.0.1:7000", use)
+		c := a.mustRegister("bank")
+		bank := parse(t, "bank")
+		landed := make(chan struct{})
+		var once sync.Once
+		h.after = func(op string, name naming.Name) {
+			if op == "claim" && name == bank {
+				once.Do(func() { close(landed); time.Sleep(100 * time.Millisecond) })
+			}
+		}
+		w.srv.Levers().ExpireLeases(h.Backend)
+		<-landed
+		_ = c.Release(w.Context())
+		a.mustRegister("bank")
+		time.Sleep(time.Minute)
+		for _, k := range a.told.kinds() {
+			if k == "overwritten fenced" {
+				t.Error("fought itself")
+			}
+		}
+		w.node("b", "10.0.0.2:7000").want("bank", a.addr.String())
+	})
+}
+
+// However fast leases die, an owner is told suspended and resumed in turn.
+func TestSuspendedAndResumedAlternate(t *testing.T) {
+	run(t, func(w *world) {
+		h, use := w.hooked()
+		var mu sync.Mutex
+		var got []string
+		a := w.node("a", "10.0.0.1:7000", use)
+		n := 0
+		h.after = func(op string, _ naming.Name) {
+			if op == "claim" && n < 30 {
+				n++
+				go w.srv.Levers().ExpireLeases(h.Backend)
+			}
+		}
+		a.mustRegister("bank", runtime.RegisterOptions{Notify: func(e runtime.NameEvent) {
+			mu.Lock()
+			defer mu.Unlock()
+			got = append(got, e.Kind.String())
+			if e.Kind == runtime.NameResumed && e.Epoch == 0 {
+				t.Error("resumed under no epoch")
+			}
+		}})
+		time.Sleep(time.Minute)
+		mu.Lock()
+		defer mu.Unlock()
+		if len(got) < 20 {
+			t.Fatalf("told only %v", got)
+		}
+		for i, k := range got {
+			want := "suspended"
+			if i%2 == 1 {
+				want = "resumed"
+			}
+			if k != want {
+				t.Fatalf("%d: %v", i, got)
+			}
+		}
+	})
+}
+
+// A process that was taken for dead does not fight the one that took its place.
+func TestS8SuccessorAtTheSameEndpointIsNotFought(t *testing.T) {
+	run(t, func(w *world) {
+		old := w.node("a", "10.0.0.1:7000")
+		c := old.mustRegister("bank", runtime.RegisterOptions{Notify: old.told.notify})
+		fresh := w.node("b", "10.0.0.1:7000")
+		time.Sleep(time.Second)
+		c2 := fresh.mustRegister("bank", runtime.RegisterOptions{Notify: fresh.told.notify})
+		time.Sleep(time.Minute)
+		if _, ok := c.Serving(); ok {
+			t.Error("the old process serves on")
+		}
+		if _, ok := c2.Serving(); !ok {
+			t.Error("the new process does not serve")
+		}
+		wantStrings(t, "old", old.told.notified(), "lost taken")
+		wantStrings(t, "new", fresh.told.notified())
+	})
+}
+
+// Nor when it comes back from an outage.
+func TestSuccessorDuringAnOutage(t *testing.T) {
+	run(t, func(w *world) {
+		old := w.node("a", "10.0.0.1:7000")
+		old.mustRegister("bank", runtime.RegisterOptions{Notify: old.told.notify})
+		w.srv.Levers().Cut(old.backend)
+		time.Sleep(3 * time.Second)
+		fresh := w.node("b", "10.0.0.1:7000")
+		fresh.mustRegister("bank", runtime.RegisterOptions{Notify: fresh.told.notify})
+		time.Sleep(time.Minute)
+		w.srv.Levers().Heal(old.backend)
+		time.Sleep(time.Minute)
+		wantStrings(t, "old", old.told.notified(), "suspended lease_lost", "lost taken")
+		wantStrings(t, "new", fresh.told.notified())
+	})
+}
+
+// An entry copied under another lease looks right, and goes with that lease.
+func TestS8CopiedEntryIsTakenBack(t *testing.T) {
+	run(t, func(w *world) {
+		a, b := w.node("a", "10.0.0.1:7000"), w.node("b", "10.0.0.2:7000")
+		c := a.mustRegister("bank")
+		synctest.Wait()
+		e, err := b.backend.Get(w.Context(), c.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := b.backend.Lease(w.Context(), ttl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Claim(w.Context(), c.Name(), e.Value, e.Revision); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		if !slices.Contains(a.told.kinds(), "overwritten fenced") {
+			t.Errorf("%v", a.told.kinds())
+		}
+		_ = l.Close(w.Context())
+		time.Sleep(time.Second)
+		b.want("bank", a.addr.String())
+	})
+}
+
+// What comes and goes between two looks of the mirror is never told to it.
+func TestS8DeletedBeforeTheMirrorSawIt(t *testing.T) {
+	run(t, func(w *world) {
+		h, use := w.hooked()
+		a, b := w.node("a", "10.0.0.1:7000", use), w.node("b", "10.0.0.2:7000")
+		synctest.Wait()
+		var once sync.Once
+		h.after = func(op string, n naming.Name) {
+			if op == "claim" {
+				once.Do(func() { w.srv.Levers().Delete(n) })
+			}
+		}
+		a.mustRegister("bank")
+		time.Sleep(time.Minute)
+		b.want("bank", a.addr.String())
+	})
+}
+
+// Close keeps its time without a deadline of the caller, with leases that live.
+func TestL5CloseRightAfterTheServerFell(t *testing.T) {
+	run(t, func(w *world) {
+		a := w.node("a", "10.0.0.1:7000")
+		for i := range 10 {
+			a.mustRegister(fmt.Sprintf("svc-%d", i))
+		}
+		w.srv.Levers().Pause()
+		start := time.Now()
+		_ = a.Close(w.Context())
+		if d := time.Since(start); d > 3*time.Second {
+			t.Errorf("took %s", d)
+		}
+		w.srv.Levers().Resume()
+	})
+}
+
+// Owners within the same millisecond have different epochs.
+func TestS1EpochsGoUpwards(t *testing.T) {
+	run(t, func(w *world) {
+		a, b := w.node("a", "10.0.0.1:7000"), w.node("b", "10.0.0.2:7000")
+		var last uint64
+		for i := range 10 {
+			n := []*node{a, b}[i%3%2]
+			c := n.mustRegister("bank")
+			synctest.Wait()
+			epoch, _ := c.Serving()
+			if epoch <= last {
+				t.Errorf("%d: %d after %d", i, epoch, last)
+			}
+			last = epoch
+			_ = c.Release(w.Context())
+			synctest.Wait()
+		}
+	})
+}
+
+func TestNewDoesNotWaitForTheBackend(t *testing.T) {
+	run(t, func(w *world) {
+		w.srv.Levers().Pause()
+		ctx, cancel := context.WithTimeout(w.Context(), 1500*time.Millisecond)
+		defer cancel()
+		addr := address(t, "a@10.0.0.1:7000/1")
+		backend := w.srv.Open()
+		defer backend.Close()
+		a, err := adapter.New(ctx, adapter.Config{Backend: backend, Node: addr.Node(), Endpoint: addr.Endpoint()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = a.Close(w.Context())
+		w.srv.Levers().Resume()
+	})
+}
+
+// A name lost and released at the same time takes no other name along.
+func TestSeatIsGivenBackOnce(t *testing.T) {
+	for delay := range 20 {
+		run(t, func(w *world) {
+			a, b := w.node("a", "10.0.0.1:7000"), w.node("b", "10.0.0.2:7000")
+			shop := a.mustRegister("shop", runtime.RegisterOptions{Notify: a.told.notify})
+			claim := a.mustRegister("bank")
+			synctest.Wait()
+			epoch, _ := claim.Serving()
+			e, _ := b.backend.Get(w.Context(), claim.Name())
+			other, _ := record.Encode(record.Record{Address: b.addr, Epoch: epoch + 1})
+			lease, _ := b.backend.Lease(w.Context(), ttl)
+			_, _ = lease.Claim(w.Context(), claim.Name(), other, e.Revision)
+			for range delay {
+				time.Sleep(0)
+			}
+			_ = claim.Release(w.Context())
+			time.Sleep(time.Minute)
+			if _, ok := shop.Serving(); !ok || len(a.told.notified()) > 0 {
+				t.Errorf("shop was hit: %v", a.told.notified())
+			}
+		})
+	}
+}

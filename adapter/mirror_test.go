@@ -1,0 +1,141 @@
+package adapter_test
+
+import (
+	"iter"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/seed-6593ebad/skywarden/adapter"
+	"github.com/seed-6593ebad/skywarden/backends/memory"
+	"github.com/seed-6593ebad/skywarden/naming"
+)
+
+// Who may read single names only still has them mirrored, waited for and defended.
+func TestNamesAreWatchedOneByOneWhereAllMayNotBe(t *testing.T) {
+	run(t, func(w *world) {
+		bank, shop := naming.Only(parse(t, "bank")), naming.Only(parse(t, "shop"))
+		as := func(p string, g memory.Grant) func(*adapter.Config) {
+			cred, err := w.srv.Grant(p, g)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b := w.srv.OpenAs(cred)
+			w.Cleanup(func() { _ = b.Close() })
+			return func(c *adapter.Config) { c.Backend = b }
+		}
+		useA := as("a", memory.Grant{Claim: []naming.Scope{naming.All()}})
+		useB := as("b", memory.Grant{Claim: []naming.Scope{shop}, Read: []naming.Scope{bank}})
+		a, b := w.node("a", "10.0.0.1:7000", useA), w.node("b", "10.0.0.2:7000", useB)
+		own := b.mustRegister("shop")
+		time.Sleep(time.Second)
+		found := make(chan struct{})
+		go func() {
+			_, err := b.Query(w.Context(), parse(t, "bank"))
+			if err != nil {
+				t.Error(err)
+			}
+			close(found)
+		}()
+		time.Sleep(time.Minute)
+		a.mustRegister("bank")
+		select {
+		case <-found:
+		case <-time.After(time.Second):
+			t.Error("Query was not woken")
+		}
+		w.srv.Levers().Delete(own.Name())
+		time.Sleep(time.Second)
+		a.want("shop", b.addr.String())
+		b.want("other", "denied")
+	})
+}
+
+// A watch that was silent for too long is live again with its next event, of
+// whatever kind: a busy one is never Alive.
+func TestL3BusyWatchRecoversFromSilence(t *testing.T) {
+	run(t, func(w *world) {
+		h, use := w.hooked()
+		var pause atomic.Bool
+		h.events = func(in iter.Seq2[naming.Event, error]) iter.Seq2[naming.Event, error] {
+			return func(yield func(naming.Event, error) bool) {
+				for e, err := range in {
+					if pause.Load() {
+						time.Sleep(20 * time.Second)
+						pause.Store(false)
+					}
+					if !yield(e, err) {
+						return
+					}
+				}
+			}
+		}
+		a, b := w.node("a", "10.0.0.1:7000"), w.node("b", "10.0.0.2:7000", use)
+		a.mustRegister("bank")
+		b.want("bank", a.addr.String())
+		pause.Store(true)
+		for range 30 * 10 {
+			c := a.mustRegister("busy")
+			time.Sleep(50 * time.Millisecond)
+			_ = c.Release(w.Context())
+			time.Sleep(50 * time.Millisecond)
+		}
+		b.want("bank", a.addr.String())
+	})
+}
+
+// Until a watch is synced, what it has not told may still be there.
+func TestS5NothingIsAbsentBeforeSynced(t *testing.T) {
+	run(t, func(w *world) {
+		h, use := w.hooked()
+		h.events = func(in iter.Seq2[naming.Event, error]) iter.Seq2[naming.Event, error] {
+			return func(yield func(naming.Event, error) bool) {
+				if !yield(naming.Event{Kind: naming.Down, Err: naming.ErrUnavailable}, nil) || !yield(naming.Event{Kind: naming.Alive}, nil) {
+					return
+				}
+				time.Sleep(3 * time.Second) // a long listing
+				for e, err := range in {
+					if !yield(e, err) {
+						return
+					}
+				}
+			}
+		}
+		a, b := w.node("a", "10.0.0.1:7000"), w.node("b", "10.0.0.2:7000", use)
+		a.mustRegister("bank")
+		b.want("bank", a.addr.String())
+	})
+}
+
+// That nobody asks for a name any more does not bring the server back.
+func TestBackendIsUpOnlyWhenHeard(t *testing.T) {
+	run(t, func(w *world) {
+		_, use := w.choosy(naming.Description{InProcess: true})
+		b := w.node("b", "10.0.0.2:7000", use)
+		b.want("bank", "not_found")
+		w.srv.Levers().Pause()
+		time.Sleep(time.Hour)
+		wantStrings(t, "told", b.told.kinds(), "backend_down unavailable")
+		w.srv.Levers().Resume()
+	})
+}
+
+// What is not in the mirror is Unavailable soon, however patient the driver is.
+func TestS5UnavailableWithinASecond(t *testing.T) {
+	run(t, func(w *world) {
+		a := w.node("a", "10.0.0.1:7000")
+		synctest.Wait()
+		w.srv.Levers().Pause()
+		c := w.node("c", "10.0.0.3:7000")
+		time.Sleep(10 * time.Second)
+		for _, n := range []*node{a, c} {
+			start := time.Now()
+			n.want("bank", "unavailable")
+			if d := time.Since(start); d > time.Second {
+				t.Errorf("took %s", d)
+			}
+		}
+		w.srv.Levers().Resume()
+	})
+}
