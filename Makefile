@@ -66,7 +66,7 @@ race: test ## all tests; no race detector is a failure
 .PHONY: soak
 soak: images ## the integration tests SOAK_COUNT times over
 	@set -e; race=$$(tools/race-flag); cd integration; \
-		go test $$race -p 1 -count=$(SOAK_COUNT) -timeout $(SOAK_TIMEOUT) ./...
+		SKYWARDEN_OUTAGE=60s go test $$race -p 1 -count=$(SOAK_COUNT) -timeout $(SOAK_TIMEOUT) ./...
 
 .PHONY: bench
 bench: ## benchmarks matching BENCH, without tests
