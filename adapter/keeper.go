@@ -208,7 +208,7 @@ func (k *keeper) admit(ctx context.Context, name naming.Name, addr naming.Addres
 		other := k.claims[name]
 		if other == nil {
 			c := &claim{k: k, name: name, addr: addr, notify: opts.Notify, gone: make(chan struct{})}
-			_, _ = rand.Read(c.instance[:]) // never fails
+			_, _ = rand.Read(c.instance[:])             // never fails
 			c.ctx, c.cancel = context.WithCancel(k.ctx) //nolint:fatcontext // the loop makes at most one
 			k.claims[name] = c
 			k.mu.Unlock()
