@@ -205,7 +205,7 @@ var breakages = map[string]breakage{
 		}}
 	}},
 	"calls every error not found": {"Healthy/Rights/DeniedIsNeitherTakenNorNotFound", notFound},
-	"calls an outage not found":   {"Broken/KilledAndRestarted", notFound},
+	"calls an outage not found":   {"Broken/L1S5KilledAndRestarted", notFound},
 	"calls a wrong credential unavailable": {"Healthy/Rights/WrongCredential", func(_ *memory.Server, b naming.Backend) naming.Backend {
 		return backend{Backend: b, get: func(ctx context.Context, n naming.Name) (naming.Entry, error) {
 			e, err := b.Get(ctx, n)
@@ -233,7 +233,7 @@ var breakages = map[string]breakage{
 	"leaves leases open": {"Healthy/Lease/CloseFreesAllItsNames", func(_ *memory.Server, b naming.Backend) naming.Backend {
 		return backend{Backend: b, lease: lease{close: func(context.Context, naming.Lease) error { return nil }}}
 	}},
-	"leaves leases on the server": {"Leaks", func(_ *memory.Server, b naming.Backend) naming.Backend {
+	"leaves leases on the server": {"L4Leaks", func(_ *memory.Server, b naming.Backend) naming.Backend {
 		return backend{Backend: b, lease: lease{close: func(ctx context.Context, l naming.Lease) error {
 			if _, err := b.Lease(ctx, time.Hour); err != nil {
 				return err
@@ -248,10 +248,10 @@ var breakages = map[string]breakage{
 	"promises more than was granted": {"Healthy/Lease/DeadlineMovesForward", func(_ *memory.Server, b naming.Backend) naming.Backend {
 		return backend{Backend: b, lease: lease{deadline: func(l naming.Lease) time.Time { return l.Deadline().Add(time.Second) }}}
 	}},
-	"does not know that its lease is lost": {"Broken/Paused", func(_ *memory.Server, b naming.Backend) naming.Backend {
+	"does not know that its lease is lost": {"Broken/L5S5Paused", func(_ *memory.Server, b naming.Backend) naming.Backend {
 		return backend{Backend: b, lease: lease{done: func(naming.Lease) <-chan struct{} { return nil }}}
 	}},
-	"closes slowly in an outage": {"Broken/Paused", func(_ *memory.Server, b naming.Backend) naming.Backend {
+	"closes slowly in an outage": {"Broken/L5S5Paused", func(_ *memory.Server, b naming.Backend) naming.Backend {
 		return backend{Backend: b, close: func() error {
 			err := b.Close()
 			if err != nil {
@@ -260,7 +260,7 @@ var breakages = map[string]breakage{
 			return err
 		}}
 	}},
-	"does not notice an outage": {"Broken/Paused", func(_ *memory.Server, b naming.Backend) naming.Backend {
+	"does not notice an outage": {"Broken/L5S5Paused", func(_ *memory.Server, b naming.Backend) naming.Backend {
 		return backend{Backend: b, events: func() func(naming.Event) []naming.Event {
 			synced := false
 			return func(ev naming.Event) []naming.Event {
@@ -272,7 +272,7 @@ var breakages = map[string]breakage{
 			}
 		}}
 	}},
-	"loses what was deleted in an outage": {"Broken/Paused", func(_ *memory.Server, b naming.Backend) naming.Backend {
+	"loses what was deleted in an outage": {"Broken/L5S5Paused", func(_ *memory.Server, b naming.Backend) naming.Backend {
 		return backend{Backend: b, events: func() func(naming.Event) []naming.Event {
 			down := false
 			return func(ev naming.Event) []naming.Event {
@@ -284,7 +284,7 @@ var breakages = map[string]breakage{
 			}
 		}}
 	}},
-	"is deaf after an outage": {"Broken/GapUnderLoad", func(_ *memory.Server, b naming.Backend) naming.Backend {
+	"is deaf after an outage": {"Broken/L3GapUnderLoad", func(_ *memory.Server, b naming.Backend) naming.Backend {
 		return backend{Backend: b, events: func() func(naming.Event) []naming.Event {
 			wasDown := false
 			return func(ev naming.Event) []naming.Event {
@@ -296,7 +296,7 @@ var breakages = map[string]breakage{
 			}
 		}}
 	}},
-	"says down twice": {"Broken/Paused", func(_ *memory.Server, b naming.Backend) naming.Backend {
+	"says down twice": {"Broken/L5S5Paused", func(_ *memory.Server, b naming.Backend) naming.Backend {
 		return backend{Backend: b, events: func() func(naming.Event) []naming.Event {
 			return func(ev naming.Event) []naming.Event {
 				if ev.Kind == naming.Down {
@@ -358,7 +358,7 @@ var breakages = map[string]breakage{
 			}
 		}}
 	}},
-	"ends a watch at an outage": {"Broken/Paused", func(_ *memory.Server, b naming.Backend) naming.Backend {
+	"ends a watch at an outage": {"Broken/L5S5Paused", func(_ *memory.Server, b naming.Backend) naming.Backend {
 		return backend{Backend: b, watch: func(ctx context.Context, sc naming.Scope) iter.Seq2[naming.Event, error] {
 			return func(yield func(naming.Event, error) bool) {
 				for ev, err := range b.Watch(ctx, sc) {
@@ -373,7 +373,7 @@ var breakages = map[string]breakage{
 			}
 		}}
 	}},
-	"leaves a goroutine for each watch": {"Leaks", func(_ *memory.Server, b naming.Backend) naming.Backend {
+	"leaves a goroutine for each watch": {"L4Leaks", func(_ *memory.Server, b naming.Backend) naming.Backend {
 		closed := make(chan struct{})
 		return backend{
 			Backend: b,

@@ -40,7 +40,7 @@ func Run(t *testing.T, h Harness) {
 			t.Run(c.name, func(t *testing.T) { s.run(t, c) })
 		}
 	})
-	t.Run("Leaks", func(t *testing.T) { s.run(t, leaks) })
+	t.Run(leaks.name, func(t *testing.T) { s.run(t, leaks) })
 }
 
 type check struct {
@@ -79,15 +79,16 @@ var healthy = []check{
 	{"Rights/Revoked", revoked, []Ability{CanRevoke}},
 }
 
-// broken must run one after the other.
+// broken must run one after the other. The numbers are those of the promises
+// that they check.
 var broken = []check{
-	{"Paused", paused, []Ability{CanPause}},
-	{"KilledAndRestarted", killedAndRestarted, []Ability{CanKill}},
-	{"GapUnderLoad", gapUnderLoad, []Ability{CanKill}},
+	{"L5S5Paused", paused, []Ability{CanPause}},
+	{"L1S5KilledAndRestarted", killedAndRestarted, []Ability{CanKill}},
+	{"L3GapUnderLoad", gapUnderLoad, []Ability{CanKill}},
 }
 
 // leaks comes last, when nobody else uses the server.
-var leaks = check{"Leaks", leavesNothingBehind, []Ability{CanCount}}
+var leaks = check{"L4Leaks", leavesNothingBehind, []Ability{CanCount}}
 
 // suite is what a check works with.
 type suite struct {
