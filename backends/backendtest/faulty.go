@@ -321,8 +321,9 @@ type faultyLease struct {
 	naming.Lease
 	b *FaultyBackend
 
-	mu   sync.Mutex
-	busy map[naming.Name]chan struct{} // closed when the last write to the name is decided
+	mu    sync.Mutex
+	busy  map[naming.Name]chan struct{} // closed when the last write to the name is decided
+	ended bool                          // by an outcome that stayed unknown
 }
 
 // Claim implements naming.Lease.
@@ -351,12 +352,16 @@ func (l *faultyLease) Update(ctx context.Context, name naming.Name, value []byte
 
 // Release implements naming.Lease.
 func (l *faultyLease) Release(ctx context.Context, name naming.Name) error {
-	release := func() error { return l.Lease.Release(ctx, name) }
-	return l.write(ctx, OpRelease, name, release, func() bool { return release() == nil })
+	return l.write(ctx, OpRelease, name, func() error {
+		if l.isEnded() { // a lease that is gone holds nothing
+			return l.Lease.Close(ctx)
+		}
+		return l.Lease.Release(ctx, name)
+	}, func() bool { return l.Lease.Release(context.WithoutCancel(ctx), name) == nil })
 }
 
 func (l *faultyLease) isThere(ctx context.Context, name naming.Name, rev naming.Revision) bool {
-	e, err := l.b.inner.Get(ctx, name)
+	e, err := l.b.inner.Get(context.WithoutCancel(ctx), name) // also for a caller who is gone: the write is there
 	return err == nil && e.Revision == rev
 }
 
@@ -383,12 +388,15 @@ func (l *faultyLease) write(ctx context.Context, op Op, name naming.Name, send f
 	if err == nil {
 		err = send()
 	}
+	if errors.Is(err, naming.ErrClosed) && l.isEnded() {
+		err = l.b.fail(op, name, naming.ErrLeaseLost)
+	}
 	if err != nil {
 		decided()
 		return err
 	}
 	if f.unclear || f.lost && !confirm() {
-		_ = l.Lease.Close(context.WithoutCancel(ctx))
+		l.end(ctx)
 		decided()
 		return l.b.fail(op, name, fmt.Errorf("%w: %w", naming.ErrOutcomeUnknown, ErrInjected))
 	}
@@ -396,13 +404,27 @@ func (l *faultyLease) write(ctx context.Context, op Op, name naming.Name, send f
 		l.b.background(func() {
 			defer decided()
 			if l.Lease.Release(context.WithoutCancel(ctx), name) != nil {
-				_ = l.Lease.Close(context.WithoutCancel(ctx))
+				l.end(ctx)
 			}
 		})
 		return l.b.fail(op, name, late)
 	}
 	decided()
 	return nil
+}
+
+// end gives the lease up, because it is unclear what it holds.
+func (l *faultyLease) end(ctx context.Context) {
+	l.mu.Lock()
+	l.ended = true
+	l.mu.Unlock()
+	_ = l.Lease.Close(context.WithoutCancel(ctx))
+}
+
+func (l *faultyLease) isEnded() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ended
 }
 
 func (l *faultyLease) reserve(ctx context.Context, op Op, name naming.Name) (decided func(), err error) {

@@ -119,6 +119,13 @@ func TestFaultySwitches(t *testing.T) {
 		default:
 			t.Errorf("%s: the outcome is unknown, and the lease lives", op)
 		}
+		_, err := l.Claim(t.Context(), n, nil, 0)
+		if !errors.Is(err, naming.ErrLeaseLost) {
+			t.Errorf("claim on the lease that was ended: got error %v, want ErrLeaseLost", err)
+		}
+		if err := errors.Join(l.Release(t.Context(), n), l.Close(t.Context())); err != nil {
+			t.Errorf("release and close of the lease that was ended: %v", err)
+		}
 		if err := call(openLease(t, b)); err != nil {
 			t.Errorf("%s after that: %v", op, err)
 		}
