@@ -728,6 +728,8 @@ func TestAllowListStandsBeforeTheBackend(t *testing.T) {
 		b := w.node("b", "10.0.1.1:7000", func(c *adapter.Config) { c.AllowList = list })
 		a.mustRegister("bank")
 		a.want("bank", a.addr.String())
+		w.node("c", "10.0.0.3:7000").mustRegister("vault") // it is there, and in the mirror of a
+		synctest.Wait()
 		w.srv.Levers().Pause() // whatever is refused now, was refused without the server
 		_, err = a.register("vault")
 		wantErr(t, err, naming.ErrNameNotAllowed)

@@ -13,13 +13,14 @@ func margin(ttl time.Duration) time.Duration { return max(500*time.Millisecond, 
 // does neither but does not exist everywhere.
 type fence struct {
 	at   time.Time // with its monotonic reading
+	wall time.Time // without
 	boot time.Duration
 }
 
 // newFence puts a fence at a moment that was computed from a reading of
 // time.Now.
 func newFence(at time.Time) fence {
-	f := fence{at: at}
+	f := fence{at: at, wall: at.Round(0)}
 	if now, ok := bootTime(); ok {
 		f.boot = now + time.Until(at)
 	}
@@ -28,7 +29,7 @@ func newFence(at time.Time) fence {
 
 func (f fence) passed() bool {
 	now := time.Now()
-	if !now.Before(f.at) || !now.Round(0).Before(f.at.Round(0)) { // Round(0) leaves the wall clock alone
+	if !now.Before(f.at) || !now.Round(0).Before(f.wall) { // Round(0) leaves the wall clock alone
 		return true
 	}
 	boot, ok := bootTime()

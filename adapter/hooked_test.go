@@ -15,7 +15,8 @@ import (
 type hooked struct {
 	*memory.Backend
 	before func(op string, name naming.Name) error
-	after  func(op string, name naming.Name)
+	after  func(op string, name naming.Name) error
+	slow   bool // leases take 5 s to close
 	events func(iter.Seq2[naming.Event, error]) iter.Seq2[naming.Event, error]
 }
 
@@ -32,7 +33,9 @@ func (h *hooked) call(op string, name naming.Name, do func() error) error {
 	}
 	err := do()
 	if h.after != nil {
-		h.after(op, name)
+		if lost := h.after(op, name); lost != nil {
+			return &naming.Error{Op: op, Name: name, Err: lost}
+		}
 	}
 	return err
 }
@@ -60,6 +63,16 @@ func (l *hookedLease) Claim(ctx context.Context, name naming.Name, value []byte,
 
 func (l *hookedLease) Release(ctx context.Context, name naming.Name) error {
 	return l.h.call("release", name, func() error { return l.Lease.Release(ctx, name) })
+}
+
+func (l *hookedLease) Close(ctx context.Context) error {
+	if l.h.slow {
+		select {
+		case <-ctx.Done():
+		case <-time.After(5 * time.Second):
+		}
+	}
+	return l.Lease.Close(ctx)
 }
 
 func (w *world) hooked() (*hooked, func(*adapter.Config)) {

@@ -91,10 +91,11 @@ func TestReleaseWhileReclaiming(t *testing.T) {
 		bank := parse(t, "bank")
 		landed := make(chan struct{})
 		var once sync.Once
-		h.after = func(op string, name naming.Name) {
+		h.after = func(op string, name naming.Name) error {
 			if op == "claim" && name == bank {
 				once.Do(func() { close(landed); time.Sleep(100 * time.Millisecond) })
 			}
+			return nil
 		}
 		var fails atomic.Int32
 		h.before = func(op string, name naming.Name) error {
@@ -120,10 +121,11 @@ func TestRegisterAgainWhileReclaiming(t *testing.T) {
 		bank := parse(t, "bank")
 		landed := make(chan struct{})
 		var once sync.Once
-		h.after = func(op string, name naming.Name) {
+		h.after = func(op string, name naming.Name) error {
 			if op == "claim" && name == bank {
 				once.Do(func() { close(landed); time.Sleep(100 * time.Millisecond) })
 			}
+			return nil
 		}
 		w.srv.Levers().ExpireLeases(h.Backend)
 		<-landed
@@ -147,11 +149,12 @@ func TestSuspendedAndResumedAlternate(t *testing.T) {
 		var got []string
 		a := w.node("a", "10.0.0.1:7000", use)
 		n := 0
-		h.after = func(op string, _ naming.Name) {
+		h.after = func(op string, _ naming.Name) error {
 			if op == "claim" && n < 30 {
 				n++
 				go w.srv.Levers().ExpireLeases(h.Backend)
 			}
+			return nil
 		}
 		a.mustRegister("bank", runtime.RegisterOptions{Notify: func(e runtime.NameEvent) {
 			mu.Lock()
@@ -250,10 +253,11 @@ func TestS8DeletedBeforeTheMirrorSawIt(t *testing.T) {
 		a, b := w.node("a", "10.0.0.1:7000", use), w.node("b", "10.0.0.2:7000")
 		synctest.Wait()
 		var once sync.Once
-		h.after = func(op string, n naming.Name) {
+		h.after = func(op string, n naming.Name) error {
 			if op == "claim" {
 				once.Do(func() { w.srv.Levers().Delete(n) })
 			}
+			return nil
 		}
 		a.mustRegister("bank")
 		time.Sleep(time.Minute)
@@ -264,13 +268,17 @@ func TestS8DeletedBeforeTheMirrorSawIt(t *testing.T) {
 // Close keeps its time without a deadline of the caller, with leases that live.
 func TestL5CloseRightAfterTheServerFell(t *testing.T) {
 	run(t, func(w *world) {
-		a := w.node("a", "10.0.0.1:7000")
+		h, use := w.hooked()
+		h.slow = true
+		a := w.node("a", "10.0.0.1:7000", use)
 		for i := range 10 {
 			a.mustRegister(fmt.Sprintf("svc-%d", i))
 		}
 		w.srv.Levers().Pause()
 		start := time.Now()
-		_ = a.Close(w.Context())
+		if err := a.Close(w.Context()); err == nil {
+			t.Error("closed without a server")
+		}
 		if d := time.Since(start); d > 3*time.Second {
 			t.Errorf("took %s", d)
 		}
@@ -315,27 +323,93 @@ func TestNewDoesNotWaitForTheBackend(t *testing.T) {
 	})
 }
 
-// A name lost and released at the same time takes no other name along.
-func TestSeatIsGivenBackOnce(t *testing.T) {
-	for delay := range 20 {
-		run(t, func(w *world) {
-			a, b := w.node("a", "10.0.0.1:7000"), w.node("b", "10.0.0.2:7000")
-			shop := a.mustRegister("shop", runtime.RegisterOptions{Notify: a.told.notify})
-			claim := a.mustRegister("bank")
-			synctest.Wait()
-			epoch, _ := claim.Serving()
-			e, _ := b.backend.Get(w.Context(), claim.Name())
-			other, _ := record.Encode(record.Record{Address: b.addr, Epoch: epoch + 1})
-			lease, _ := b.backend.Lease(w.Context(), ttl)
-			_, _ = lease.Claim(w.Context(), claim.Name(), other, e.Revision)
-			for range delay {
-				time.Sleep(0)
+// A name lost and released at the same time gives its seat back once, so that no
+// other name goes along, and its owner is told nothing any more.
+func TestLostWhileReleased(t *testing.T) {
+	run(t, func(w *world) {
+		h, use := w.hooked()
+		a, b := w.node("a", "10.0.0.1:7000", use), w.node("b", "10.0.0.2:7000")
+		shop := a.mustRegister("shop", runtime.RegisterOptions{Notify: a.told.notify})
+		claim := a.mustRegister("bank", runtime.RegisterOptions{Notify: a.told.notify})
+		synctest.Wait()
+		var once sync.Once
+		h.after = func(op string, _ naming.Name) error {
+			if op == "claim" { // in defence, which finds the name lost
+				once.Do(func() { _ = claim.Release(w.Context()) })
 			}
-			_ = claim.Release(w.Context())
-			time.Sleep(time.Minute)
-			if _, ok := shop.Serving(); !ok || len(a.told.notified()) > 0 {
-				t.Errorf("shop was hit: %v", a.told.notified())
-			}
-		})
+			return nil
+		}
+		epoch, _ := claim.Serving()
+		w.steal(b, claim.Name(), epoch+1)
+		time.Sleep(time.Minute)
+		if _, ok := shop.Serving(); !ok {
+			t.Error("shop is gone")
+		}
+		wantStrings(t, "the owner was told", a.told.notified())
+		b.want("bank", b.addr.String())
+	})
+}
+
+// steal has n overwrite the entry under name with one of its own.
+func (w *world) steal(n *node, name naming.Name, epoch uint64) {
+	w.Helper()
+	e, err := n.backend.Get(w.Context(), name)
+	if err != nil {
+		w.Fatal(err)
 	}
+	value, err := record.Encode(record.Record{Address: n.addr, Epoch: epoch})
+	if err != nil {
+		w.Fatal(err)
+	}
+	lease, err := n.backend.Lease(w.Context(), ttl)
+	if err != nil {
+		w.Fatal(err)
+	}
+	if _, err := lease.Claim(w.Context(), name, value, e.Revision); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// TestS4EndedLeaseServesNothing: from the moment a lease is known to be gone
+// nothing is served under it, also where the first owner takes long to be told.
+func TestS4EndedLeaseServesNothing(t *testing.T) {
+	run(t, func(w *world) {
+		a := w.node("a", "10.0.0.1:7000")
+		slow := runtime.RegisterOptions{Notify: func(runtime.NameEvent) { time.Sleep(time.Second) }}
+		claims := []runtime.Claim{a.mustRegister("bank", slow), a.mustRegister("shop", slow)}
+		w.srv.Levers().ExpireLeases(a.backend)
+		time.Sleep(time.Millisecond)
+		for _, c := range claims {
+			if _, ok := c.Serving(); ok {
+				t.Errorf("%s is served", c.Name())
+			}
+		}
+		time.Sleep(time.Minute) // a mutex that is waited for stops the bubble's clock
+	})
+}
+
+// TestL2OwnWriteIsNotSomebodyElse: a claim whose answer was lost, and which could
+// not be undone, is in the way of the next one. It must be known as our own.
+func TestL2OwnWriteIsNotSomebodyElse(t *testing.T) {
+	run(t, func(w *world) {
+		h, use := w.hooked()
+		a := w.node("a", "10.0.0.1:7000", use)
+		claim := a.mustRegister("bank", runtime.RegisterOptions{Notify: a.told.notify})
+		time.Sleep(time.Second)
+		var once sync.Once
+		h.after = func(op string, _ naming.Name) (lost error) {
+			if op == "claim" {
+				once.Do(func() { w.srv.Levers().Cut(h.Backend); lost = naming.ErrOutcomeUnknown })
+			}
+			return lost
+		}
+		w.srv.Levers().ExpireLeases(h.Backend)
+		time.Sleep(2 * time.Second)
+		w.srv.Levers().Heal(h.Backend)
+		time.Sleep(2 * time.Second)
+		if _, ok := claim.Serving(); !ok {
+			t.Error("not held again")
+		}
+		wantStrings(t, "the owner was told", a.told.notified(), "suspended lease_lost", "resumed ok")
+	})
 }

@@ -1,6 +1,7 @@
 package adapter_test
 
 import (
+	"context"
 	"iter"
 	"sync/atomic"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/seed-6593ebad/skywarden/adapter"
+	"github.com/seed-6593ebad/skywarden/adapter/record"
 	"github.com/seed-6593ebad/skywarden/backends/memory"
 	"github.com/seed-6593ebad/skywarden/naming"
 )
@@ -137,5 +139,101 @@ func TestS5UnavailableWithinASecond(t *testing.T) {
 			}
 		}
 		w.srv.Levers().Resume()
+	})
+}
+
+// TestL3SilentWatchIsNoticed: a watch that hangs without an error counts as down
+// after 10 s.
+func TestL3SilentWatchIsNoticed(t *testing.T) {
+	run(t, func(w *world) {
+		h, use := w.hooked()
+		hang := make(chan struct{})
+		h.events = func(in iter.Seq2[naming.Event, error]) iter.Seq2[naming.Event, error] {
+			return func(yield func(naming.Event, error) bool) {
+				for e, err := range in {
+					if !yield(e, err) {
+						return
+					}
+					if e.Kind == naming.Synced {
+						<-hang
+					}
+				}
+			}
+		}
+		a := w.node("a", "10.0.0.1:7000")
+		a.mustRegister("bank")
+		b := w.node("b", "10.0.0.2:7000", use)
+		b.want("bank", a.addr.String())
+		time.Sleep(11 * time.Second)
+		b.want("bank", "stale "+a.addr.String())
+		close(hang)
+		time.Sleep(2 * time.Second)
+		b.want("bank", a.addr.String())
+	})
+}
+
+// A watch that ends is begun again, and what it does not show any more is gone.
+func TestEndedWatchIsBegunAgain(t *testing.T) {
+	run(t, func(w *world) {
+		h, use := w.hooked()
+		h.events = func(in iter.Seq2[naming.Event, error]) iter.Seq2[naming.Event, error] {
+			return func(yield func(naming.Event, error) bool) {
+				for e, err := range in {
+					if !yield(e, err) || e.Kind == naming.Synced {
+						return // without a word: less than the contract asks for
+					}
+				}
+			}
+		}
+		a := w.node("a", "10.0.0.1:7000")
+		claim := a.mustRegister("bank")
+		b := w.node("b", "10.0.0.2:7000", use)
+		b.want("bank", a.addr.String())
+		_ = claim.Release(w.Context())
+		time.Sleep(time.Second)
+		b.want("bank", "not_found")
+	})
+}
+
+// Who waits for a name of the own node need not wait for the mirror.
+func TestOwnNameWakesQuery(t *testing.T) {
+	run(t, func(w *world) {
+		h, use := w.hooked()
+		h.events = func(in iter.Seq2[naming.Event, error]) iter.Seq2[naming.Event, error] {
+			return func(yield func(naming.Event, error) bool) {
+				for e, err := range in {
+					if e.Kind != naming.Put && !yield(e, err) {
+						return
+					}
+				}
+			}
+		}
+		a := w.node("a", "10.0.0.1:7000", use)
+		ctx, cancel := context.WithTimeout(w.Context(), time.Second)
+		defer cancel()
+		found := make(chan error)
+		go func() { _, err := a.Query(ctx, parse(t, "bank")); found <- err }()
+		synctest.Wait()
+		a.mustRegister("bank")
+		if err := <-found; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// An entry that no lease holds is nobody's, also where the backend is asked.
+func TestUnheldEntryIsNotFound(t *testing.T) {
+	run(t, func(w *world) {
+		_, use := w.choosy(naming.Description{InProcess: true})
+		b := w.node("b", "10.0.0.2:7000", use)
+		value, err := record.Encode(record.Record{Address: b.addr, Epoch: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.srv.Levers().Put(parse(t, "left"), value)
+		if _, err := b.Lookup(w.Context(), parse(t, "left")); naming.Code(err) != "not_found" {
+			t.Errorf("got %v", err)
+		}
+		b.want("left", "not_found")
 	})
 }
