@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"reflect"
-	"sync"
 	"sync/atomic"
 )
 
@@ -36,7 +35,11 @@ func Call[R any](ctx context.Context, ref Ref, msg any) (R, error) {
 //   - ErrSelf: ctx is the Context of the service at r.
 //   - the context's. The service may still handle msg; its answer goes nowhere.
 func (r Ref) Call(ctx context.Context, msg any) (any, error) {
-	slot := slots.Get().(*replySlot)
+	if r.node == nil {
+		return nil, errNobody
+	}
+	slot := r.node.slots.Get().(*replySlot)
+	defer r.node.slots.Put(slot)
 	session := slot.session.Load()
 	if err := r.deliver(ctx, Message{Body: msg, Reply: slot, Session: session}); err != nil {
 		slot.giveUp(session)
@@ -69,7 +72,7 @@ type answer struct {
 	err   error
 }
 
-var slots = sync.Pool{New: func() any { return &replySlot{answers: make(chan answer, 1)} }}
+func newReplySlot() *replySlot { return &replySlot{answers: make(chan answer, 1)} }
 
 // Reply implements Replier.
 func (s *replySlot) Reply(session, epoch uint64, body any, err error) {
@@ -78,11 +81,10 @@ func (s *replySlot) Reply(session, epoch uint64, body any, err error) {
 	}
 }
 
-// wait gives the answer to session and the slot back to the pool.
+// wait gives the answer to session. Afterwards the slot is free.
 func (s *replySlot) wait(ctx context.Context, session uint64) (answer, error) {
 	select {
 	case a := <-s.answers:
-		slots.Put(s)
 		return a, nil
 	case <-ctx.Done():
 	}
@@ -90,10 +92,9 @@ func (s *replySlot) wait(ctx context.Context, session uint64) (answer, error) {
 	return answer{}, ctx.Err()
 }
 
-// giveUp makes sure that no answer to session comes, and gives the slot back.
+// giveUp makes sure that no answer to session comes: the slot is free.
 func (s *replySlot) giveUp(session uint64) {
 	if !s.session.CompareAndSwap(session, session+1) {
 		<-s.answers // the answer is on its way, or there
 	}
-	slots.Put(s)
 }

@@ -175,6 +175,7 @@ func (n *Node) giveBack(names []*heldName, patience time.Duration) {
 	const workers = 32
 	ctx, cancel := context.WithTimeout(n.base, patience)
 	var wg sync.WaitGroup
+	n.begin()
 	for part := range slices.Chunk(names, (len(names)+workers-1)/workers) {
 		wg.Go(func() {
 			for _, h := range part {
@@ -184,7 +185,6 @@ func (n *Node) giveBack(names []*heldName, patience time.Duration) {
 			}
 		})
 	}
-	n.begin()
 	go func() {
 		defer n.finish()
 		wg.Wait()

@@ -51,7 +51,8 @@ type Node struct {
 	last     atomic.Uint64 // handle given
 	names    names
 	locals   locals
-	targets  sync.Map // what names look like → *target
+	targets  sync.Map  // what names look like → *target
+	slots    sync.Pool // of *replySlot
 
 	// Close ends these one after the other: open at once, life when handlers had
 	// half of its time, base at its end.
@@ -101,6 +102,7 @@ func New(cfg Config) (*Node, error) {
 		names:   names{held: make(map[naming.Name]*heldName)},
 		done:    make(chan struct{}),
 		drained: make(chan struct{}, 1),
+		slots:   sync.Pool{New: func() any { return newReplySlot() }},
 	}
 	// The lifetime of the node, which ends in Close.
 	n.base, n.endBase = context.WithCancel(context.Background())
@@ -310,10 +312,10 @@ func (n *Node) isSelf(addr naming.Address) bool {
 	return addr.Endpoint() == n.endpoint && addr.Node() == n.id
 }
 
-// remove takes a service that was stopped out of the node's tables.
+// remove takes a service that was stopped out of the node's tables, and gives up
+// its names.
 func (n *Node) remove(s *service) {
 	n.services.remove(s.handle)
 	n.locals.drop(s)
+	n.giveBack(n.names.takeFrom(s), releasePatience)
 }
-
-func (n *Node) dropNames(s *service) { n.giveBack(n.names.takeFrom(s), releasePatience) }

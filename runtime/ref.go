@@ -101,7 +101,7 @@ func (r Ref) String() string {
 // Errors:
 //
 //   - ErrServiceGone: there is no such service any more. It is
-//     naming.ErrNotFound too where its node says so now.
+//     naming.ErrNotFound too where its node says so now; so is the zero Ref.
 //   - ErrWrongType: the service does not take messages of this type.
 //   - ErrSelf: see there.
 //   - of a Ref bound to a name: those of Lookup, and naming.ErrFenced when the
@@ -115,10 +115,12 @@ func (r Ref) Send(ctx context.Context, msg any) error {
 	return r.deliver(ctx, Message{Body: msg})
 }
 
+var errNobody = fmt.Errorf("%w: the zero Ref is nobody", naming.ErrNotFound)
+
 // deliver is the one way of a message out of a node.
 func (r Ref) deliver(ctx context.Context, m Message) error {
 	if r.node == nil {
-		return fmt.Errorf("%w: the zero Ref is nobody", naming.ErrNotFound)
+		return errNobody
 	}
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("send to %s: %w", r, err)
@@ -158,7 +160,7 @@ func (r Ref) deliverOnce(ctx context.Context, m Message) error {
 func (r Ref) resolve(ctx context.Context) (naming.Address, uint64, error) {
 	switch {
 	case r.node == nil:
-		return naming.Address{}, 0, fmt.Errorf("%w: the zero Ref is nobody", naming.ErrNotFound)
+		return naming.Address{}, 0, errNobody
 	case r.target == nil:
 		return r.addr, 0, nil
 	case r.target.global.IsZero():

@@ -148,9 +148,8 @@ func (s *service) stop(why error, interrupt bool) {
 		}
 		return
 	}
-	s.node.remove(s)
 	names := s.nameStrings()
-	s.node.dropNames(s)
+	s.node.remove(s)
 	if interrupt || left.idle {
 		s.end(why)
 	}
