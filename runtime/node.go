@@ -105,7 +105,7 @@ func New(cfg Config) (*Node, error) {
 		slots:   sync.Pool{New: func() any { return newReplySlot() }},
 	}
 	// The lifetime of the node, which ends in Close.
-	n.base, n.endBase = context.WithCancel(context.Background())
+	n.base, n.endBase = context.WithCancel(context.Background()) //nolint:forbidigo // made once; Close ends it
 	n.life, n.endLife = context.WithCancel(n.base)
 	n.open, n.endOpen = context.WithCancel(n.life)
 	n.locals = newLocals(n.open)

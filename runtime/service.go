@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"github.com/seed-6593ebad/skywarden/naming"
 )
 
@@ -167,11 +169,11 @@ func (s *service) stop(why error, interrupt bool) {
 	for d := range left.deferred {
 		d.msg.fail(why)
 	}
-	ev := s.node.log.Debug()
+	level := zerolog.DebugLevel
 	if lost > 0 {
-		ev = s.node.log.Warn().Int("messages_lost", lost)
+		level = zerolog.WarnLevel
 	}
-	ev.Uint32("handle", uint32(s.handle)).Strs("names", names).AnErr("why", why).Msg("service stopped")
+	s.node.log.WithLevel(level).Int("messages_lost", lost).Uint32("handle", uint32(s.handle)).Strs("names", names).AnErr("why", why).Msg("service stopped")
 }
 
 // end ends the service's Context.

@@ -68,14 +68,14 @@ func TestAnswers(t *testing.T) {
 		"exit":               {func(c *runtime.Context, _ any) error { c.Exit(); return c.Reply(1) }, 1, nil},
 		"exit without":       {func(c *runtime.Context, _ any) error { c.Exit(); return nil }, nil, runtime.ErrNoReply},
 		"killed by itself":   {func(c *runtime.Context, _ any) error { return c.Node().Kill(c.Self()) }, nil, runtime.ErrServiceGone},
-		"defer":              {func(c *runtime.Context, m any) error { d := c.Defer(); go d.Reply(m); return nil }, 1, nil},
+		"defer":              {func(c *runtime.Context, m any) error { d := c.Defer(); go func() { _ = d.Reply(m) }(); return nil }, 1, nil},
 		"defer, fail":        {func(c *runtime.Context, _ any) error { return c.Defer().Fail(boom) }, nil, boom},
 		"defer, fail nil":    {func(c *runtime.Context, _ any) error { return c.Defer().Fail(nil) }, nil, runtime.ErrNoReply},
 		"defer, both":        {func(c *runtime.Context, m any) error { d := c.Defer(); _ = d.Reply(m); return d.Fail(boom) }, 1, nil},
 		"defer, then exit":   {func(c *runtime.Context, _ any) error { c.Defer(); c.Exit(); return nil }, nil, runtime.ErrServiceGone},
 		"defer, then panic":  {func(c *runtime.Context, _ any) error { c.Defer(); panic("x") }, nil, runtime.ErrPanicked},
 		"call to oneself":    {func(c *runtime.Context, m any) error { _, err := c.Self().Call(c, m); return err }, nil, runtime.ErrSelf},
-		"of one's own child": {func(c *runtime.Context, m any) error { return callInside(c, m) }, 1, nil},
+		"of one's own child": {callInside, 1, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, remote := range []bool{false, true} {
@@ -405,7 +405,7 @@ func TestContextIsTheServicesLife(t *testing.T) {
 				case "panic":
 					panic(m)
 				}
-				ctx = c
+				ctx = c //nolint:fatcontext // the test looks at it from outside
 				return c.Reply(nil)
 			})
 			if _, err := ref.Call(t.Context(), ""); err != nil {
