@@ -254,8 +254,10 @@ func TestThreat30Plaintext(t *testing.T) {
 	addr := plaintext(t, server)
 	cfg := etcd.Config{Endpoints: []string{"http://" + addr}, Logger: zerolog.New(zerolog.NewTestWriter(t))}
 	refused(t, cfg, naming.ErrInsecureConfig)
-	client, err := clientv3.New(clientv3.Config{Endpoints: cfg.Endpoints, Logger: zap.NewNop(),
-		DialOptions: []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())}})
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints: cfg.Endpoints, Logger: zap.NewNop(),
+		DialOptions: []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
