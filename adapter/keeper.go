@@ -555,6 +555,9 @@ func (k *keeper) recheck(c *claim) {
 // reclaim claims a suspended name again, until it is held, belongs to someone
 // else, or is released.
 func (k *keeper) reclaim(c *claim, _ error) {
+	if c.holding.Load() != nil {
+		return // an earlier repair was faster than the news that led to this one
+	}
 	for pause, said := firstPause, ""; ; pause = min(2*pause, longestPause) {
 		select {
 		case k.busy <- struct{}{}:

@@ -413,3 +413,36 @@ func TestL2OwnWriteIsNotSomebodyElse(t *testing.T) {
 		wantStrings(t, "the owner was told", a.told.notified(), "suspended lease_lost", "resumed ok")
 	})
 }
+
+// A lease that dies while a name under it is defended leads to two repairs. The
+// second finds nothing to do, and takes no seat.
+func TestNameIsClaimedAgainOnce(t *testing.T) {
+	run(t, func(w *world) {
+		h, use := w.hooked()
+		a := w.node("a", "10.0.0.1:7000", use)
+		claim := a.mustRegister("bank")
+		synctest.Wait()
+		h.slow = true // so the minder of the lease comes late
+		var once sync.Once
+		h.before = func(op string, _ naming.Name) error {
+			if op == "claim" {
+				once.Do(func() {
+					w.srv.Levers().ExpireLeases(h.Backend)
+					time.Sleep(100 * time.Millisecond)
+				})
+			}
+			return nil
+		}
+		w.srv.Levers().Delete(claim.Name())
+		time.Sleep(10 * time.Second)
+		h.slow = false
+		wantStrings(t, "a was told", a.told.kinds(), "register ok", "overwritten fenced", "suspended lease_lost", "resumed ok")
+		if err := claim.Release(w.Context()); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Second)
+		if got := w.srv.Stats(); got.Leases != 0 {
+			t.Errorf("on the server: %+v", got)
+		}
+	})
+}

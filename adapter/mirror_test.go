@@ -237,3 +237,42 @@ func TestUnheldEntryIsNotFound(t *testing.T) {
 		b.want("left", "not_found")
 	})
 }
+
+// TestS8WatchForbiddenLater: when the right to watch all names is taken away, own
+// names are defended on, and who waits for a name is woken all the same.
+func TestS8WatchForbiddenLater(t *testing.T) {
+	run(t, func(w *world) {
+		bank, shop := naming.Only(parse(t, "bank")), naming.Only(parse(t, "shop"))
+		open := func(principal string, g memory.Grant) func(*adapter.Config) {
+			cred, err := w.srv.Grant(principal, g)
+			if err != nil {
+				t.Fatal(err)
+			}
+			backend := w.srv.OpenAs(cred)
+			w.Cleanup(func() { _ = backend.Close() })
+			return func(c *adapter.Config) { c.Backend = backend }
+		}
+		a := w.node("a", "10.0.0.1:7000", open("a", memory.Grant{Claim: []naming.Scope{naming.All()}}))
+		b := w.node("b", "10.0.0.2:7000", open("b", memory.Grant{Claim: []naming.Scope{shop}, Read: []naming.Scope{naming.All()}}))
+		own := b.mustRegister("shop")
+		found := make(chan error, 1)
+		go func() { _, err := b.Query(w.Context(), parse(t, "bank")); found <- err }()
+		time.Sleep(5 * time.Second)
+		if _, err := w.srv.Grant("b", memory.Grant{Claim: []naming.Scope{shop}, Read: []naming.Scope{bank}}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5 * time.Second)
+		w.srv.Levers().Delete(own.Name())
+		a.mustRegister("bank")
+		time.Sleep(time.Second)
+		a.want("shop", b.addr.String())
+		select {
+		case err := <-found:
+			if err != nil {
+				t.Error(err)
+			}
+		default:
+			t.Error("Query was not woken")
+		}
+	})
+}
