@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -111,6 +112,21 @@ func isExclusive(s *suite) {
 		// The lease that holds the name may not claim it again either.
 		_, err := leases[winner].Claim(t.Context(), n, nil, 0)
 		wantTaken(t, "the winner again", err, want)
+	}
+
+	// Nor do two claims on one lease both win.
+	n := s.name("shared.")
+	var wins atomic.Int64
+	forAll(claimants, func(int) {
+		switch _, err := leases[0].Claim(t.Context(), n, nil, 0); {
+		case err == nil:
+			wins.Add(1)
+		case !errors.Is(err, naming.ErrTaken):
+			t.Errorf("claim in a race on one lease: %v", err)
+		}
+	})
+	if got := wins.Load(); got != 1 {
+		t.Errorf("%d claims of one name on one lease succeeded, want 1", got)
 	}
 }
 

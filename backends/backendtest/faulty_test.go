@@ -258,8 +258,8 @@ func TestFaultyWatchTellsTheDifference(t *testing.T) {
 				isDown = false
 			}
 			if step++; step < 300 {
-				n := parse(t, fmt.Sprintf("n%d", step%5))
-				if step%3 == 0 {
+				n := parse(t, fmt.Sprintf("n%d", step/3%7)) // put, put again, deleted
+				if step%3 == 2 {
 					s.Levers().Delete(n)
 				} else {
 					s.Levers().Put(n, fmt.Append(nil, step))

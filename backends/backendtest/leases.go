@@ -51,7 +51,13 @@ func closeFreesAll(s *suite) {
 func deadlineMoves(s *suite) {
 	t := s.t
 	a := s.open(OwnerA)
-	l := s.lease(a)
+	opening, cancel := context.WithCancel(t.Context())
+	l, err := a.Lease(opening, s.TTL)
+	cancel() // which bounds the opening, and not the lease's life
+	if err != nil {
+		t.Fatalf("lease of %v: %v", s.TTL, err)
+	}
+	t.Cleanup(func() { _ = l.Close(context.WithoutCancel(t.Context())) })
 	n := s.name("a.")
 	rev := claim(t, l, n, "x")
 	first := l.Deadline()

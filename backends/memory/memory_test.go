@@ -262,6 +262,28 @@ func TestWatchIsAliveAlsoWhenNothingVisibleHappens(t *testing.T) {
 	})
 }
 
+func TestWatchLeavesNothingBehind(t *testing.T) {
+	var s memory.Server
+	b := open(t, s.Open())
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for range b.Watch(ctx, naming.All()) {
+		if got := s.Stats(); got.Watches != 1 {
+			t.Errorf("while a watch runs there is %+v", got)
+		}
+		break
+	}
+	if got := s.Stats(); got.Watches != 0 {
+		t.Errorf("after a watch that was left there is %+v", got)
+	}
+	for range b.Watch(ctx, naming.All()) {
+		cancel()
+	}
+	if got := s.Stats(); got.Watches != 0 {
+		t.Errorf("after a watch that was cancelled there is %+v", got)
+	}
+}
+
 func TestPrincipals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s memory.Server
