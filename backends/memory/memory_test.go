@@ -267,7 +267,10 @@ func TestWatchLeavesNothingBehind(t *testing.T) {
 	b := open(t, s.Open())
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	for range b.Watch(ctx, naming.All()) {
+	for _, err := range b.Watch(ctx, naming.All()) {
+		if err != nil {
+			t.Fatal(err)
+		}
 		if got := s.Stats(); got.Watches != 1 {
 			t.Errorf("while a watch runs there is %+v", got)
 		}
@@ -276,9 +279,11 @@ func TestWatchLeavesNothingBehind(t *testing.T) {
 	if got := s.Stats(); got.Watches != 0 {
 		t.Errorf("after a watch that was left there is %+v", got)
 	}
-	for range b.Watch(ctx, naming.All()) {
+	var last error
+	for _, last = range b.Watch(ctx, naming.All()) {
 		cancel()
 	}
+	wantErr(t, "the end of a cancelled watch", last, context.Canceled)
 	if got := s.Stats(); got.Watches != 0 {
 		t.Errorf("after a watch that was cancelled there is %+v", got)
 	}
