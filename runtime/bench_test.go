@@ -15,7 +15,7 @@ func BenchmarkTell(b *testing.B) {
 	b.Run("floor", func(b *testing.B) {
 		ch, done := make(chan int, 1024), make(chan struct{})
 		go func() {
-			for range ch { //nolint:revive // taking is all
+			for range ch {
 			}
 			close(done)
 		}()
