@@ -174,7 +174,7 @@ func (s *service) run() {
 // turn handles what is there now. It gives false when there is no more, and then
 // the service may have another goroutine already.
 func (s *service) turn() bool {
-	if s.attention.Load() && !s.attend() {
+	if !s.attend() {
 		return false
 	}
 	s.mu.Lock()
@@ -231,24 +231,25 @@ func (s *service) account() {
 // attend does what comes before messages. It gives false when the service is
 // stopped: its goroutine ends.
 func (s *service) attend() bool {
-	if s.exiting.Load() {
-		s.stop(errExited, false)
-	}
-	s.mu.Lock()
-	s.attention.Store(false)
-	if s.state == stopping {
-		s.state = stopped
-		s.batch = nil
-		s.account()
+	for s.attention.Swap(false) { // before the looks, so that none is missed
+		if s.exiting.Load() {
+			s.stop(errExited, false)
+		}
+		s.mu.Lock()
+		if s.state == stopping {
+			s.state = stopped
+			s.batch = nil
+			s.account()
+			s.mu.Unlock()
+			s.end(ErrServiceGone)
+			return false
+		}
+		events := s.events
+		s.events = nil
 		s.mu.Unlock()
-		s.end(ErrServiceGone)
-		return false
-	}
-	events := s.events
-	s.events = nil
-	s.mu.Unlock()
-	for _, ev := range events {
-		s.onName(&s.context, ev)
+		for _, ev := range events {
+			s.onName(&s.context, ev)
+		}
 	}
 	return true
 }
