@@ -3,6 +3,7 @@ package adapter_test
 import (
 	"context"
 	"iter"
+	"sync/atomic"
 	"time"
 
 	"github.com/seed-6593ebad/skywarden/adapter"
@@ -16,7 +17,7 @@ type hooked struct {
 	*memory.Backend
 	before func(op string, name naming.Name) error
 	after  func(op string, name naming.Name) error
-	slow   bool // leases take 5 s to close
+	slow   atomic.Bool // leases take 5 s to close
 	events func(iter.Seq2[naming.Event, error]) iter.Seq2[naming.Event, error]
 }
 
@@ -66,7 +67,7 @@ func (l *hookedLease) Release(ctx context.Context, name naming.Name) error {
 }
 
 func (l *hookedLease) Close(ctx context.Context) error {
-	if l.h.slow {
+	if l.h.slow.Load() {
 		select {
 		case <-ctx.Done():
 		case <-time.After(5 * time.Second):

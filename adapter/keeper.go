@@ -685,9 +685,15 @@ func (k *keeper) defend(c *claim, _ error) {
 		h.seen.Store(true) // what alarmed us was there before
 		return
 	}
-	k.a.tell(Event{Kind: EventOverwritten, Name: c.name, Address: c.addr, Epoch: h.epoch, Err: fmt.Errorf("%w: entry overwritten or deleted under a living lease", naming.ErrFenced)})
-	for pause := firstPause; ; pause = min(2*pause, longestPause) {
+	for pause, alarmed := firstPause, false; ; pause = min(2*pause, longestPause) {
 		err := k.claimUnder(c.ctx, c, h.lease, h)
+		if c.ctx.Err() != nil || errors.Is(err, naming.ErrLeaseLost) || h.lease.ended() {
+			return // released, or the entry went with its lease: the minder's business
+		}
+		if !alarmed { // not before the lease has shown that it lives
+			alarmed = true
+			k.a.tell(Event{Kind: EventOverwritten, Name: c.name, Address: c.addr, Epoch: h.epoch, Err: fmt.Errorf("%w: entry overwritten or deleted under a living lease", naming.ErrFenced)})
+		}
 		var taken *TakenError
 		switch {
 		case err == nil:
@@ -701,8 +707,8 @@ func (k *keeper) defend(c *claim, _ error) {
 			}
 			k.lose(c, taken)
 			return
-		case c.ctx.Err() != nil, c.holding.Load() != h:
-			return // released, or the lease died: the minder's business
+		case c.holding.Load() != h:
+			return
 		}
 		select {
 		case <-time.After(pause/2 + mathrand.N(pause)):
