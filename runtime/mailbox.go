@@ -254,11 +254,21 @@ func (s *service) attend() bool {
 	return true
 }
 
+// current gives the message of batch that is being handled, or was handled last:
+// that one has been answered, and to fail it again does no harm. It is zero where
+// the first is still to come. The caller holds mu.
+func (m *mailbox) current() envelope {
+	if i := len(m.batch) - int(m.left.Load()) - 1; i >= 0 {
+		return m.batch[i]
+	}
+	return envelope{}
+}
+
 // leftover is what a service leaves undone when it is stopped.
 type leftover struct {
-	idle     bool       // no handler runs
-	current  bool       // messages[0] is being handled
-	messages []envelope // to be read only
+	idle     bool     // no handler runs
+	current  envelope // see mailbox.current
+	messages []envelope
 	waiting  []*waiter
 	deferred map[*Deferred]struct{}
 }
@@ -277,13 +287,8 @@ func (s *service) shut() (leftover, bool) {
 	} else {
 		s.state = stopping
 		s.attention.Store(true)
-		// The message that is being handled, or was handled last, is before those that
-		// wait. To fail it a second time does no harm.
-		if n := len(s.batch); n > 0 {
-			first := max(0, n-int(s.left.Load())-1)
-			l.current = true
-			l.messages = append(l.messages, s.batch[first:]...)
-		}
+		l.current = s.current()
+		l.messages = append(l.messages, s.batch[len(s.batch)-int(s.left.Load()):]...)
 	}
 	l.messages = append(l.messages, s.queue...)
 	s.queue, s.deferred, s.events = nil, nil, nil

@@ -236,11 +236,12 @@ func (n *Node) Receive(ctx context.Context, to naming.Address, m Message) error 
 }
 
 // Close ends the node. It refuses new work, gives up all names, and fails all
-// messages that wait, whose callers get ErrServiceGone. Handlers that run may
-// finish: when half of the time that ctx leaves is over their Contexts end, and
-// when all of it is over Close returns, with an error that wraps ctx's and
-// says how many still run. With a ctx without a deadline Close waits for them as
-// long as they take.
+// messages that wait; their callers get ErrServiceGone, as do those of calls that
+// were kept by Context.Defer. Handlers that run may finish, and answer those who
+// called by handle: when half of the time that ctx leaves is over their Contexts
+// end, and when all of it is over Close returns, with an error that wraps ctx's
+// and says how many still run. With a ctx without a deadline Close waits for them
+// as long as they take.
 //
 // The Registry is not closed. A second Close waits for the first and returns the
 // same. A handler cannot close its own node: ErrSelf.
@@ -262,10 +263,14 @@ func (n *Node) Close(ctx context.Context) error {
 	n.endOpen()
 	n.giveBack(n.names.takeFrom(nil), closePatience)
 	closing := fmt.Errorf("%w: node %s closes", ErrServiceGone, n.id)
-	for _, s := range n.services.all() {
+	services := n.services.all()
+	for _, s := range services {
 		s.stop(closing, false)
 	}
 	n.closeErr = n.drain(ctx)
+	for _, s := range services {
+		s.abandon(closing)
+	}
 	n.closed.Store(true)
 	n.endBase()
 	n.unbind()

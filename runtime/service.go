@@ -141,7 +141,7 @@ func (s *service) serve(e *envelope) {
 
 // stop ends the service: it takes nothing more, gives up its names, and all who
 // wait for it are told why. A handler that runs goes on to its end; with
-// interrupt, its Context ends.
+// interrupt, its Context ends, and its caller is told why at once.
 func (s *service) stop(why error, interrupt bool) {
 	left, ok := s.shut()
 	if !ok {
@@ -155,11 +155,14 @@ func (s *service) stop(why error, interrupt bool) {
 	if interrupt || left.idle {
 		s.end(why)
 	}
+	if interrupt {
+		left.current.fail(why)
+	}
 	lost := 0
 	for i := range left.messages {
 		e := &left.messages[i]
 		e.fail(why)
-		if e.Reply == nil && !(i == 0 && left.current) {
+		if e.Reply == nil {
 			lost++
 		}
 	}
@@ -174,6 +177,18 @@ func (s *service) stop(why error, interrupt bool) {
 		level = zerolog.WarnLevel
 	}
 	s.node.log.WithLevel(level).Int("messages_lost", lost).Uint32("handle", uint32(s.handle)).Strs("names", names).AnErr("why", why).Msg("service stopped")
+}
+
+// abandon tells the caller of a handler that runs on after its service was
+// stopped that nobody waits for it any more.
+func (s *service) abandon(why error) {
+	s.mu.Lock()
+	var current envelope
+	if s.state == stopping {
+		current = s.current()
+	}
+	s.mu.Unlock()
+	current.fail(why)
 }
 
 // end ends the service's Context.
@@ -220,7 +235,10 @@ func (s *service) exit() {
 func (s *service) crashed(value any) {
 	stack := debug.Stack()
 	p := Panic{Handle: s.handle, Names: s.nameStrings(), Value: value, Stack: stack}
-	s.stop(fmt.Errorf("%w: %w", ErrServiceGone, ErrPanicked), true)
+	s.stop(errPanicked, true)
+	if s.context.msg != nil {
+		s.context.msg.fail(errPanicked) // where it had been stopped before
+	}
 	s.node.log.Error().Uint32("handle", uint32(s.handle)).Strs("names", p.Names).
 		Str("panic", fmt.Sprint(value)).Bytes("stack", stack).Msg("service panicked and was stopped")
 	if s.node.onPanic == nil {
@@ -233,6 +251,8 @@ func (s *service) crashed(value any) {
 	}()
 	s.node.onPanic(p)
 }
+
+var errPanicked = fmt.Errorf("%w: %w", ErrServiceGone, ErrPanicked)
 
 // errGoexit is the value of a Panic whose handler called runtime.Goexit.
 var errGoexit = errors.New("the handler ended its goroutine")
