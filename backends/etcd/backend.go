@@ -56,7 +56,7 @@ var (
 // hangs costs one try: the next one goes to another endpoint.
 const (
 	getTimeout   = 900 * time.Millisecond // an outage is known within a second
-	getTry       = 400 * time.Millisecond
+	getTry       = 280 * time.Millisecond // so there are three of them
 	whoTimeout   = 3 * time.Second
 	listTimeout  = 5 * time.Second // of one page
 	listTry      = 2500 * time.Millisecond
@@ -120,7 +120,7 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 
 func (b *Backend) connect() error {
 	if b.client = b.settings.Client; b.client == nil {
-		b.guard = &guard{tls: b.settings.tls, rules: b.rules, log: b.log, hosts: len(b.settings.hosts), refused: map[string]error{}}
+		b.guard = &guard{tls: b.settings.tls, rules: b.rules, log: b.log, links: links{several: len(b.settings.hosts) > 1}, hosts: len(b.settings.hosts), refused: map[string]error{}}
 		var err error
 		b.client, err = clientv3.New(clientv3.Config{
 			Context:   b.life,
@@ -135,6 +135,7 @@ func (b *Backend) connect() error {
 			DialKeepAliveTimeout: 3 * time.Second,
 			DialOptions: []grpc.DialOption{
 				grpc.WithTransportCredentials(b.guard),
+				grpc.WithChainUnaryInterceptor(b.guard.links.intercept),
 				grpc.WithNoProxy(), // the guard examines the address that it is connected to
 				grpc.WithConnectParams(grpc.ConnectParams{
 					Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},

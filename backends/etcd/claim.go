@@ -313,7 +313,7 @@ func (l *lease) tidy() {
 				continue
 			}
 			if s.leftover || s.stray && s.revision == 0 {
-				s.leftover = l.within(renewTry, s, l.remove) != nil
+				s.leftover = l.within(clearTimeout, s, l.remove) != nil
 			}
 			l.unlock(s)
 		}

@@ -34,8 +34,9 @@ type guard struct {
 	tls   func() *tls.Config // nil: plaintext, in development
 	rules rules
 	log   zerolog.Logger
-	hosts int // how many endpoints there are
+	links links
 
+	hosts   int // how many endpoints there are
 	mu      sync.Mutex
 	refused map[string]error // by host:port: why the last connection was not made
 }
@@ -61,7 +62,10 @@ func (g *guard) ClientHandshake(ctx context.Context, authority string, raw net.C
 		}
 	}
 	g.note(authority, err)
-	return conn, info, err
+	if err != nil {
+		return nil, nil, err
+	}
+	return g.links.add(conn), info, nil
 }
 
 func (g *guard) handshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {

@@ -6,11 +6,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/peer"
 
 	"github.com/seed-6593ebad/skywarden/naming"
 )
@@ -178,13 +181,18 @@ func (b *Backend) keepAlive(try time.Duration, id int64) (ttl time.Duration, err
 	err = b.once(b.life, try, func(ctx context.Context) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel() // ends the stream
-		stream, err := b.leasing.LeaseKeepAlive(ctx, callOptions...)
+		var server peer.Peer
+		begin := time.Now()
+		stream, err := b.leasing.LeaseKeepAlive(ctx, slices.Concat(callOptions, []grpc.CallOption{grpc.Peer(&server)})...)
 		if err != nil {
 			return err
 		}
 		_ = stream.Send(&pb.LeaseKeepAliveRequest{ID: id}) // Recv has the reason
 		resp, err := stream.Recv()
 		if err != nil {
+			if b.guard != nil && server.Addr != nil && ctx.Err() != nil {
+				b.guard.links.unanswered(server.Addr, begin)
+			}
 			return err
 		}
 		ttl = time.Duration(resp.TTL) * time.Second

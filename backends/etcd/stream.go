@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/peer"
 
 	"github.com/seed-6593ebad/skywarden/naming"
 )
@@ -74,7 +75,8 @@ func (h *hub) leave(s *stream) {
 }
 
 // Times of a stream. A server that hangs is noticed after probeEvery +
-// silentFor + a tick at the latest; gRPC's own keepalive needs 13 s.
+// silentFor + a tick at the latest; gRPC's own keepalive needs 13 s. Where
+// there are several servers, links is faster if there are calls beside.
 const (
 	openTimeout = 3 * time.Second
 	firstAnswer = 2 * time.Second         // from a server that was not heard yet
@@ -153,7 +155,7 @@ func (s *stream) receive(helpers *sync.WaitGroup) error {
 	s.mu.Unlock()
 	close(s.opened)
 	helpers.Go(func() { s.send(grpcStream) })
-	helpers.Go(s.look)
+	helpers.Go(func() { s.look(grpcStream) })
 	for {
 		resp, err := grpcStream.Recv()
 		if err != nil {
@@ -197,7 +199,7 @@ func (s *stream) post(request *pb.WatchRequest) {
 
 // look asks the server to say something, ends the stream when it does not, and
 // has watches re-authorised.
-func (s *stream) look() {
+func (s *stream) look(grpcStream pb.Watch_WatchClient) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	probed := time.Now()
@@ -224,6 +226,9 @@ func (s *stream) look() {
 		}
 		s.mu.Unlock()
 		if silent {
+			if server, ok := peer.FromContext(grpcStream.Context()); ok && s.backend.guard != nil {
+				s.backend.guard.links.cut(server.Addr) // or the next stream might be on it
+			}
 			s.end(errSilent)
 			return
 		}

@@ -25,7 +25,13 @@ import (
 	"github.com/seed-6593ebad/skywarden/naming"
 )
 
-// refused opens and wants an error of that kind, soon.
+// refuses opens and wants an error of that kind, soon.
+func refuses(t *testing.T, cfg etcd.Config, kind error) {
+	t.Helper()
+	_ = refused(t, cfg, kind)
+}
+
+// refused is refuses that gives the error.
 func refused(t *testing.T, cfg etcd.Config, kind error) error {
 	t.Helper()
 	begin := time.Now()
@@ -130,7 +136,7 @@ func TestThreat8And32Certificates(t *testing.T) {
 	t.Run("client certificate of another CA", func(t *testing.T) {
 		cfg := good
 		cfg.TLS.CertFile, cfg.TLS.KeyFile = foreign.Client(t, "alice").WriteFiles(t, t.TempDir(), "foreign")
-		refused(t, cfg, naming.ErrUnauthenticated)
+		refuses(t, cfg, naming.ErrUnauthenticated)
 	})
 	t.Run("expired client certificate", func(t *testing.T) {
 		expired := server.CA.Issue(t, testca.Request{CommonName: "alice", Client: true, NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(-time.Hour)})
@@ -138,7 +144,7 @@ func TestThreat8And32Certificates(t *testing.T) {
 		cfg := good
 		cfg.TLS = etcd.TLS{}
 		cfg.TLSConfig = &tls.Config{RootCAs: server.CA.Pool(), Certificates: []tls.Certificate{expired.TLS()}}
-		refused(t, cfg, naming.ErrUnauthenticated)
+		refuses(t, cfg, naming.ErrUnauthenticated)
 	})
 	t.Run("user that the server does not know", func(t *testing.T) {
 		err := refused(t, config(t, server, "mallory"), naming.ErrUnauthenticated)
@@ -166,7 +172,7 @@ func TestThreat8And32Certificates(t *testing.T) {
 		defer func() { plain.Close(); <-done }()
 		cfg := good
 		cfg.Endpoints = []string{"https://" + plain.Addr().String()}
-		refused(t, cfg, naming.ErrUnavailable)
+		refuses(t, cfg, naming.ErrUnavailable)
 	})
 	t.Run("expired server certificate, later a good one", func(t *testing.T) {
 		bad := harness.StartEtcd(t, harness.EtcdOptions{ServerCert: func(tb testing.TB, ca *testca.CA) testca.Cert {
@@ -253,7 +259,7 @@ func TestThreat30Plaintext(t *testing.T) {
 	server := start(t)
 	addr := plaintext(t, server)
 	cfg := etcd.Config{Endpoints: []string{"http://" + addr}, Logger: zerolog.New(zerolog.NewTestWriter(t))}
-	refused(t, cfg, naming.ErrInsecureConfig)
+	refuses(t, cfg, naming.ErrInsecureConfig)
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints: cfg.Endpoints, Logger: zap.NewNop(),
 		DialOptions: []grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials())},
@@ -262,7 +268,7 @@ func TestThreat30Plaintext(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	refused(t, etcd.Config{Client: client, Principal: "alice"}, naming.ErrInsecureConfig)
+	refuses(t, etcd.Config{Client: client, Principal: "alice"}, naming.ErrInsecureConfig)
 
 	// U: where it is asked for, it works.
 	var log bytes.Buffer
@@ -308,7 +314,7 @@ func TestClientOfTheUsersOwn(t *testing.T) {
 	if _, err := client.Get(t.Context(), key("a.x")); err != nil {
 		t.Errorf("the client is of no use after Close: %v", err)
 	}
-	refused(t, etcd.Config{Client: client, Principal: "bob"}, naming.ErrUnauthenticated)
+	refuses(t, etcd.Config{Client: client, Principal: "bob"}, naming.ErrUnauthenticated)
 }
 
 // A role that is taken away: writes are refused at once, leases end within their

@@ -152,14 +152,14 @@ type recorder struct {
 	lines  []string
 	times  []time.Time
 	err    error
-	change chan struct{}
+	change chan struct{} // closed at the next change
 }
 
 // record runs a watch until the test ends.
 func record(t *testing.T, b *etcd.Backend, sc string) *recorder {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	r := &recorder{t: t, cancel: cancel, done: make(chan struct{}), change: make(chan struct{}, 1)}
+	r := &recorder{t: t, cancel: cancel, done: make(chan struct{}), change: make(chan struct{})}
 	s := scope(t, sc)
 	go func() {
 		defer close(r.done)
@@ -191,10 +191,8 @@ func (r *recorder) add(event naming.Event) {
 	defer r.mu.Unlock()
 	r.lines = append(r.lines, line)
 	r.times = append(r.times, time.Now())
-	select {
-	case r.change <- struct{}{}:
-	default:
-	}
+	close(r.change)
+	r.change = make(chan struct{})
 }
 
 // all gives what was told, without signs of life.
@@ -227,9 +225,10 @@ func (r *recorder) wait(line string, n int, within time.Duration) time.Time {
 				return r.times[i]
 			}
 		}
+		change := r.change
 		r.mu.Unlock()
 		select {
-		case <-r.change:
+		case <-change:
 		case <-late.C:
 			r.t.Fatalf("%q was not told %d times within %v, but %q (end: %v)", line, n, within, r.all(), r.end())
 		}
