@@ -55,6 +55,7 @@ type keeper struct {
 type lease struct {
 	naming.Lease
 	margin time.Duration
+	opened time.Time
 	fence  atomic.Pointer[leaseFence]
 	// Guarded by keeper.mu:
 	seats  int // names under it, and those being claimed
@@ -259,8 +260,9 @@ func (k *keeper) forget(c *claim) {
 // claim tries once to hold c's name, under whatever lease has room. A foreign
 // holder is a *TakenError.
 func (k *keeper) claim(ctx context.Context, c *claim) error {
+	var opened time.Time
 	for try := 0; ; try++ {
-		l, err := k.seat(ctx)
+		l, err := k.seat(ctx, opened)
 		if err != nil {
 			return err
 		}
@@ -269,12 +271,13 @@ func (k *keeper) claim(ctx context.Context, c *claim) error {
 			return nil
 		}
 		// The lease may have died in between, or have been closed by its minder: a
-		// fresh one settles it.
+		// fresh one settles it. Others of its age may have died with it.
 		died := errors.Is(err, naming.ErrLeaseLost) || errors.Is(err, naming.ErrClosed) && l.ended()
 		k.unseat(l, died)
 		if !died || c.ctx.Err() != nil || try == 2 {
 			return err
 		}
+		opened = time.Now()
 	}
 }
 
@@ -378,12 +381,13 @@ func (k *keeper) install(c *claim, h *holding) bool {
 	return true
 }
 
-// seat finds room for one more name under a living lease, or opens a new one.
-func (k *keeper) seat(ctx context.Context) (*lease, error) {
+// seat finds room for one more name under a living lease that was not opened
+// before the given time, or opens a new one.
+func (k *keeper) seat(ctx context.Context, opened time.Time) (*lease, error) {
 	for {
 		k.mu.Lock()
 		for l := range k.leases {
-			if !l.lost && l.alive() && (k.perLease == 0 || l.seats < k.perLease) {
+			if !l.lost && !l.opened.Before(opened) && l.alive() && (k.perLease == 0 || l.seats < k.perLease) {
 				l.seats++
 				k.mu.Unlock()
 				return l, nil
@@ -419,7 +423,7 @@ func (k *keeper) openLease() error {
 		}
 		return err
 	}
-	l := &lease{Lease: inner, margin: margin(k.ttl), claims: map[*claim]*holding{}}
+	l := &lease{Lease: inner, margin: margin(k.ttl), opened: time.Now(), claims: map[*claim]*holding{}}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.closed {
