@@ -409,6 +409,74 @@ func (f *forgetful) Lookup(ctx context.Context, name naming.Name) (runtime.Bindi
 	return f.registry.Lookup(ctx, name)
 }
 
+// TestOwnerDiesWhileSenderWaits for room: to the sender of a message to a name
+// that is an owner who changed, not a name that is gone.
+func TestOwnerDiesWhileSenderWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t)
+		n, client := c.node(), c.node()
+		g := newGate(t, n, runtime.MailboxSize(1))
+		register(t, n, "bank", g.Ref)
+		byName := query(t, client, "bank")
+		c.lag(t, "bank")
+		for range 2 {
+			if err := byName.Send(t.Context(), 1); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		sent := make(chan error, 1)
+		go func() { sent <- byName.Send(t.Context(), 1) }()
+		synctest.Wait()
+		addr, _ := g.Address(t.Context())
+		direct := make(chan error, 1)
+		go func() {
+			direct <- c.wire.Send(t.Context(), addr, runtime.Message{Name: parse("bank"), Epoch: 1})
+		}()
+		synctest.Wait()
+		if err := n.Kill(g.Ref); err != nil {
+			t.Fatal(err)
+		}
+		wantErr(t, "send by name", <-sent, naming.ErrFenced)
+		wantErr(t, "one try", <-direct, naming.ErrFenced)
+		close(g.open)
+	})
+}
+
+// TestCloseEndsRegistrations at once, those of handlers too.
+func TestCloseEndsRegistrations(t *testing.T) {
+	for _, name := range []string{"bank", ".bank"} {
+		synctest.Test(t, func(t *testing.T) {
+			c := newCluster(t)
+			n, other := c.node(), c.node()
+			register(t, other, "bank", echo(t, other))
+			register(t, n, ".bank", echo(t, n))
+			registered := make(chan error, 1)
+			ref := spawn(t, n, func(c *runtime.Context, _ string) error {
+				err := c.Register(name, runtime.Standby())
+				registered <- err
+				return err
+			})
+			if err := ref.Send(t.Context(), ""); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			begin := time.Now()
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+			defer cancel()
+			if err := n.Close(ctx); err != nil {
+				t.Error(err)
+			}
+			if d := time.Since(begin); d != 0 {
+				t.Errorf("%s: Close took %s", name, d)
+			}
+			if err := <-registered; !errors.Is(err, naming.ErrClosed) && !errors.Is(err, runtime.ErrServiceGone) {
+				t.Errorf("%s: %v", name, err)
+			}
+		})
+	}
+}
+
 // TestOnName: the service is told in its own turn, ahead of what waits, and goes
 // on by its handle.
 func TestOnName(t *testing.T) {
@@ -489,6 +557,7 @@ func TestServiceDiesWhileItIsRegistered(t *testing.T) {
 		if err := n.Kill(ref); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait()
 		close(c.late)
 		wantErr(t, "register", <-registered, runtime.ErrServiceGone)
 		synctest.Wait()

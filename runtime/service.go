@@ -64,18 +64,22 @@ func MailboxSize(n int) SpawnOption {
 }
 
 // Spawn starts a service that takes messages of type M; senders of anything else
-// get ErrWrongType. M may be an interface. Errors are those of Node.Spawn.
+// get ErrWrongType. M may be an interface, and then takes nil too. Errors are those of Node.Spawn.
 func Spawn[M any](n *Node, handler func(*Context, M) error, opts ...SpawnOption) (Ref, error) {
 	if handler == nil {
 		return n.Spawn(nil)
 	}
+	takes := reflect.TypeFor[M]()
 	accepts := func(msg any) error {
-		if _, ok := msg.(M); !ok {
-			return fmt.Errorf("%w: the service takes %v, not %T", ErrWrongType, reflect.TypeFor[M](), msg)
+		if _, ok := msg.(M); !ok && (msg != nil || takes.Kind() != reflect.Interface) {
+			return fmt.Errorf("%w: the service takes %v, not %T", ErrWrongType, takes, msg)
 		}
 		return nil
 	}
-	return n.spawn(func(c *Context, msg any) error { return handler(c, msg.(M)) }, accepts, opts)
+	return n.spawn(func(c *Context, msg any) error {
+		m, _ := msg.(M) // accepts has seen it
+		return handler(c, m)
+	}, accepts, opts)
 }
 
 func (s *service) address() naming.Address { return s.node.address(s.handle) }

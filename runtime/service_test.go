@@ -295,6 +295,30 @@ func TestMailboxIsBounded(t *testing.T) {
 	})
 }
 
+// TestNobodyJumpsTheQueue: who comes when there is room again does not pass those
+// who wait for it.
+func TestNobodyJumpsTheQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newCluster(t).node()
+		g := newGate(t, n, runtime.MailboxSize(3))
+		for i := range 6 {
+			go func() { _ = g.Send(t.Context(), i) }()
+			synctest.Wait()
+		}
+		g.open <- struct{}{}
+		synctest.Wait() // the second is being handled, two wait, and so do two senders
+		go func() { _ = g.Send(t.Context(), 6) }()
+		synctest.Wait()
+		close(g.open)
+		synctest.Wait()
+		for i := range 7 {
+			if m := <-g.entered; m != i {
+				t.Errorf("%d. message is %v", i, m)
+			}
+		}
+	})
+}
+
 // TestFullMailboxOfOnesOwn is an error at once, because nobody else would make
 // room.
 func TestFullMailboxOfOnesOwn(t *testing.T) {
@@ -327,7 +351,7 @@ func TestTimers(t *testing.T) {
 				c.After(2*time.Second, "two")
 				c.After(time.Second, "one")
 				c.After(time.Second, 1) // of the wrong type: logged, dropped
-				stopped := c.After(time.Second, "never")
+				stopped := c.After(time.Hour, "never")
 				if !stopped.Stop() || stopped.Stop() {
 					t.Error("Stop is true the first time alone")
 				}
@@ -353,7 +377,10 @@ func TestTimers(t *testing.T) {
 			t.Errorf("got %s", s)
 		}
 		if err := n.Close(t.Context()); err != nil {
-			t.Errorf("timers hold Close up: %v", err)
+			t.Error(err)
+		}
+		if d := time.Since(begin); d != 5*time.Second+time.Minute {
+			t.Errorf("timers held Close up: it is %s", d)
 		}
 	})
 }
