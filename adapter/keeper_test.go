@@ -334,18 +334,17 @@ func TestNewDoesNotWaitForTheBackend(t *testing.T) {
 // other name goes along, and its owner is told nothing any more.
 func TestLostWhileReleased(t *testing.T) {
 	run(t, func(w *world) {
-		h, use := w.hooked()
-		a, b := w.node("a", "10.0.0.1:7000", use), w.node("b", "10.0.0.2:7000")
-		shop := a.mustRegister("shop", runtime.RegisterOptions{Notify: a.told.notify})
-		claim := a.mustRegister("bank", runtime.RegisterOptions{Notify: a.told.notify})
-		synctest.Wait()
-		var once sync.Once
-		h.after = func(op string, _ naming.Name) error {
-			if op == "claim" { // in defence, which finds the name lost
-				once.Do(func() { _ = claim.Release(w.Context()) })
+		var claim runtime.Claim
+		atTheWorstMoment := adapter.ObserverFunc(func(e adapter.Event) {
+			if e.Kind == adapter.EventOverwritten { // the defence has just found the name lost
+				_ = claim.Release(w.Context())
 			}
-			return nil
-		}
+		})
+		a := w.node("a", "10.0.0.1:7000", func(c *adapter.Config) { c.Observers = append(c.Observers, atTheWorstMoment) })
+		b := w.node("b", "10.0.0.2:7000")
+		shop := a.mustRegister("shop", runtime.RegisterOptions{Notify: a.told.notify})
+		claim = a.mustRegister("bank", runtime.RegisterOptions{Notify: a.told.notify})
+		synctest.Wait()
 		epoch, _ := claim.Serving()
 		w.steal(b, claim.Name(), epoch+1)
 		time.Sleep(time.Minute)
@@ -353,6 +352,7 @@ func TestLostWhileReleased(t *testing.T) {
 			t.Error("shop is gone")
 		}
 		wantStrings(t, "the owner was told", a.told.notified())
+		wantStrings(t, "observers were told", a.told.kinds(), "register ok", "register ok", "overwritten fenced", "release ok")
 		b.want("bank", b.addr.String())
 	})
 }
