@@ -29,7 +29,7 @@ func TestLocalNames(t *testing.T) {
 	if len(c.claims) != 0 {
 		t.Errorf("the registry was told: %v", c.claims)
 	}
-	for _, bad := range []string{".", "..a", ".a b", ".a.", ""} {
+	for _, bad := range []string{".", "..a", ".a b", ".a.", "", "a/b"} {
 		wantErr(t, "register "+bad, n.Register(t.Context(), bad, first), naming.ErrNameInvalid)
 		_, err := n.Lookup(t.Context(), bad)
 		wantErr(t, "lookup "+bad, err, naming.ErrNameInvalid)
@@ -134,6 +134,11 @@ func TestNamesOfOneService(t *testing.T) {
 	wantErr(t, "taken on the node", n.Register(t.Context(), "one", echo(t, n)), naming.ErrTaken)
 	wantErr(t, "taken elsewhere", other.Register(t.Context(), "one", echo(t, other)), naming.ErrTaken)
 	wantErr(t, "for a service elsewhere", other.Register(t.Context(), "four", ref), naming.ErrAddressNotAllowed)
+	gone := echo(t, other)
+	if err := other.Kill(gone); err != nil {
+		t.Fatal(err)
+	}
+	wantErr(t, "for a service that is gone", other.Register(t.Context(), "four", gone), runtime.ErrServiceGone)
 	wantErr(t, "for nobody", other.Register(t.Context(), "four", runtime.Ref{}), runtime.ErrServiceGone)
 	wantErr(t, "not held", n.Release(t.Context(), "four"), naming.ErrNotFound)
 	wantErr(t, "held elsewhere", other.Release(t.Context(), "one"), naming.ErrNotFound)
@@ -179,6 +184,29 @@ func TestNamesAreFreeAfterTheEnd(t *testing.T) {
 			wantCall(t, byName, "x", "x")
 		})
 	}
+}
+
+// TestS4FencedOnArrival: from the moment at which the clock says so, and before
+// anybody was told, a message to the name is refused.
+func TestS4FencedOnArrival(t *testing.T) {
+	c := newCluster(t)
+	owner, client := c.node(), c.node()
+	handled := 0
+	ref := spawn(t, owner, func(c *runtime.Context, m string) error { handled++; return c.Reply(m) })
+	register(t, owner, "bank", ref)
+	byName := query(t, client, "bank")
+	wantCall(t, byName, "x", "x")
+
+	c.get("bank").expire()
+	_, err := byName.Call(t.Context(), "x")
+	wantErr(t, "call", err, naming.ErrFenced, naming.ErrLeaseLost)
+	wantErr(t, "send", byName.Send(t.Context(), "x"), naming.ErrFenced, naming.ErrLeaseLost)
+	if handled != 1 {
+		t.Errorf("the service handled %d messages, want 1", handled)
+	}
+	wantCall(t, ref, "by handle", "by handle")
+	c.get("bank").resume()
+	wantCall(t, byName, "again", "again")
 }
 
 // TestS4FencedBeforeHandling: a message to a name is not handled once the name is
