@@ -31,8 +31,8 @@ type RegisterOptions struct {
 	// ErrTaken.
 	Standby bool
 	// Notify is told what becomes of the name after Register returned: one call at
-	// a time, in order. It must return soon. It is not called after Release
-	// returned. May be nil.
+	// a time, in order. It must return soon and must not use the Claim, which waits
+	// for it. It is not called after Release returned. May be nil.
 	Notify func(NameEvent)
 }
 
