@@ -196,17 +196,22 @@ func (n *Node) start(ctx context.Context, cfg Config) error {
 	if reflect.ValueOf(cfg.Logger).IsZero() {
 		cfg.Logger = zerolog.New(os.Stderr).With().Timestamp().Logger()
 	}
+	ac := adapter.Config{
+		Backend: n.backend, AllowList: cfg.AllowList, Principal: cfg.Principal,
+		TTL: cfg.TTL, MaxStale: cfg.MaxStale, Mirror: cfg.Mirror, Logger: cfg.Logger, Observers: cfg.Observers,
+	}
 	endpoint, errEndpoint := n.bind(ctx, cfg.Listen, cfg.Advertise)
 	id, errNode := nodeID(cfg.Node, endpoint)
-	if err := errors.Join(errEndpoint, errNode); err != nil {
+	var errMailbox error
+	if cfg.MailboxSize < 0 {
+		errMailbox = fmt.Errorf("config: MailboxSize: %d is negative", cfg.MailboxSize)
+	}
+	if err := errors.Join(errNode, errEndpoint, errMailbox, ac.Validate()); err != nil {
 		return err
 	}
 	var err error
-	n.adapter, err = adapter.New(ctx, adapter.Config{
-		Backend: n.backend, Node: id, Endpoint: endpoint, AllowList: cfg.AllowList, Principal: cfg.Principal,
-		TTL: cfg.TTL, MaxStale: cfg.MaxStale, Mirror: cfg.Mirror, Logger: cfg.Logger, Observers: cfg.Observers,
-	})
-	if err != nil {
+	ac.Node, ac.Endpoint = id, endpoint
+	if n.adapter, err = adapter.New(ctx, ac); err != nil {
 		return err
 	}
 	n.Node, err = runtime.New(runtime.Config{
@@ -296,7 +301,15 @@ func (n *Node) Principal() string { return n.adapter.Principal() }
 // error says that names become free only when their leases end.
 //
 // Close may be repeated: the next one waits for the first and returns the same.
-func (n *Node) Close(ctx context.Context) error { return n.close(ctx) }
+// A handler cannot close its own node: runtime.ErrSelf.
+func (n *Node) Close(ctx context.Context) error {
+	if self, ok := runtime.ServiceOf(ctx); ok {
+		if addr, err := self.Address(ctx); err == nil && addr.Node() == n.ID() && addr.Endpoint() == n.Endpoint() {
+			return fmt.Errorf("close node %s: %w: close it from outside", n.ID(), runtime.ErrSelf)
+		}
+	}
+	return n.close(ctx)
+}
 
 // stop undoes start, also where that got only half-way.
 func (n *Node) stop(ctx context.Context) error {

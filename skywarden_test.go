@@ -83,7 +83,7 @@ func TestBadConfig(t *testing.T) {
 		"advertise host name":  {skywarden.Config{Advertise: "game.example:1"}, "Advertise: address not allowed"},
 		"advertise unspecific": {skywarden.Config{Advertise: "0.0.0.0:7000"}, "unspecified"},
 		"TTL":                  {skywarden.Config{TTL: time.Millisecond}, "TTL 1ms"},
-		"two at once":          {skywarden.Config{Node: "-", Listen: "x"}, "Listen: \"x\""},
+		"mailbox":              {skywarden.Config{MailboxSize: -1}, "MailboxSize: -1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n, err := skywarden.New(t.Context(), c.cfg)
@@ -95,6 +95,36 @@ func TestBadConfig(t *testing.T) {
 				t.Errorf("error %q does not say %q", err, c.says)
 			}
 		})
+	}
+}
+
+// TestBadConfigIsToldAtOnce: all that is wrong, in one error.
+func TestBadConfigIsToldAtOnce(t *testing.T) {
+	_, err := skywarden.New(t.Context(), skywarden.Config{
+		Node: "-", Listen: "x", MailboxSize: -1, TTL: time.Millisecond, MaxStale: -1, Mirror: []naming.Scope{{}},
+	})
+	if err == nil {
+		t.Fatal("accepted")
+	}
+	for _, part := range []string{"Node: ", "Listen: ", "MailboxSize", "TTL", "MaxStale", "Mirror"} {
+		if !strings.Contains(err.Error(), part) {
+			t.Errorf("%q does not mention %s", err, part)
+		}
+	}
+}
+
+// TestCloseFromInside is refused, and nothing is closed.
+func TestCloseFromInside(t *testing.T) {
+	n := start(t, skywarden.Config{})
+	ref, err := n.Spawn(func(c *skywarden.Context, _ any) error { return n.Close(c) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ref.Call(t.Context(), nil); !errors.Is(err, runtime.ErrSelf) {
+		t.Errorf("got %v", err)
+	}
+	if err := n.Register(t.Context(), "bank", ref); err != nil {
+		t.Errorf("afterwards: %v", err)
 	}
 }
 

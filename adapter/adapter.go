@@ -77,33 +77,26 @@ type Adapter struct {
 
 var _ runtime.Registry = (*Adapter)(nil)
 
-// New checks cfg, reports everything that is wrong with it at once, and starts
-// the mirror. Where the backend does not answer within a second, the adapter
-// starts all the same and recovers with it. ctx bounds New alone.
-func New(ctx context.Context, cfg Config) (*Adapter, error) {
+// Validate reports everything that is wrong with cfg, at once, but for Node and
+// Endpoint: who binds the endpoint knows those only later. New checks both.
+func (cfg Config) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("adapter: "+format, args...)) }
-	if cfg.Node.IsZero() {
-		bad("%w: Node is missing", naming.ErrNameInvalid)
-	} else if _, err := naming.NewAddress(cfg.Node, cfg.Endpoint, 0); err != nil {
-		bad("Endpoint: %w", err)
+	if cfg.MaxStale < 0 {
+		bad("MaxStale %s is negative", cfg.MaxStale)
+	}
+	if slices.ContainsFunc(cfg.Mirror, naming.Scope.IsZero) {
+		bad("%w: Mirror has the zero scope", naming.ErrNameInvalid)
 	}
 	if cfg.Backend == nil {
 		bad("Backend is missing")
-		return nil, errors.Join(errs...)
+		return errors.Join(errs...)
 	}
 	desc := naming.Describe(cfg.Backend)
 	if cfg.AllowList == nil && !desc.InProcess {
 		bad("%w: backend %q needs an AllowList: without one nothing says who may own which name (an empty list forbids all)", naming.ErrInsecureConfig, desc.Driver)
 	}
-	ttl := cfg.TTL
-	if ttl == 0 {
-		ttl = desc.DefaultTTL
-	}
-	if ttl == 0 {
-		ttl = DefaultTTL
-	}
-	switch {
+	switch ttl := cfg.ttl(desc); {
 	case ttl < desc.MinTTL:
 		bad("TTL %s: backend %q takes %s at least", ttl, desc.Driver, desc.MinTTL)
 	case desc.MaxTTL > 0 && ttl > desc.MaxTTL:
@@ -111,9 +104,37 @@ func New(ctx context.Context, cfg Config) (*Adapter, error) {
 	case ttl < 2*margin(ttl):
 		bad("TTL %s: %s at least, so that an owner has time to stop before its name is free", ttl, 2*margin(0))
 	}
-	if cfg.MaxStale < 0 {
-		bad("MaxStale %s is negative", cfg.MaxStale)
+	if _, tells := cfg.Backend.(naming.Identifier); !tells && cfg.Principal == "" && cfg.AllowList != nil {
+		bad("%w: Principal is missing, and the backend does not tell: the allow-list needs one", naming.ErrInsecureConfig)
 	}
+	return errors.Join(errs...)
+}
+
+// ttl is TTL, or the default for it.
+func (cfg Config) ttl(desc naming.Description) time.Duration {
+	if cfg.TTL != 0 {
+		return cfg.TTL
+	}
+	if desc.DefaultTTL != 0 {
+		return desc.DefaultTTL
+	}
+	return DefaultTTL
+}
+
+// New checks cfg, reports everything that is wrong with it at once, and starts
+// the mirror. It does not wait for the backend: where that cannot be reached the
+// adapter starts all the same and recovers with it. ctx bounds New alone.
+func New(ctx context.Context, cfg Config) (*Adapter, error) {
+	var place error
+	if cfg.Node.IsZero() {
+		place = fmt.Errorf("adapter: %w: Node is missing", naming.ErrNameInvalid)
+	} else if _, err := naming.NewAddress(cfg.Node, cfg.Endpoint, 0); err != nil {
+		place = fmt.Errorf("adapter: Endpoint: %w", err)
+	}
+	if err := errors.Join(place, cfg.Validate()); err != nil {
+		return nil, err
+	}
+	desc := naming.Describe(cfg.Backend)
 	maxStale := cfg.MaxStale
 	if maxStale == 0 {
 		maxStale = DefaultMaxStale
@@ -121,15 +142,6 @@ func New(ctx context.Context, cfg Config) (*Adapter, error) {
 	scopes := slices.Clone(cfg.Mirror)
 	if cfg.Mirror == nil && desc.MirrorAll {
 		scopes = []naming.Scope{naming.All()}
-	}
-	if slices.ContainsFunc(scopes, naming.Scope.IsZero) {
-		bad("%w: Mirror has the zero scope", naming.ErrNameInvalid)
-	}
-	if _, tells := cfg.Backend.(naming.Identifier); !tells && cfg.Principal == "" && cfg.AllowList != nil {
-		bad("%w: Principal is missing, and the backend does not tell: the allow-list needs one", naming.ErrInsecureConfig)
-	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
 	}
 
 	a := &Adapter{
@@ -146,7 +158,7 @@ func New(ctx context.Context, cfg Config) (*Adapter, error) {
 	}
 	a.ctx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	a.mirror = newMirror(a, maxStale)
-	a.keeper = newKeeper(a, ttl, desc.NamesPerLease)
+	a.keeper = newKeeper(a, cfg.ttl(desc), desc.NamesPerLease)
 	for _, sc := range scopes {
 		a.mirror.watch(sc)
 	}

@@ -32,6 +32,15 @@ func serviceOf(ctx context.Context) *service {
 	return s
 }
 
+// ServiceOf gives the service whose Context ctx is, or is made from; false where
+// there is none.
+func ServiceOf(ctx context.Context) (Ref, bool) {
+	if s := serviceOf(ctx); s != nil {
+		return s.ref(), true
+	}
+	return Ref{}, false
+}
+
 // Deadline implements context.Context: there is none.
 func (c *Context) Deadline() (time.Time, bool) { return time.Time{}, false }
 
