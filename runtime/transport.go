@@ -23,9 +23,13 @@ type Transport interface {
 
 // A Receiver is a node as its transport sees it.
 type Receiver interface {
-	// Receive puts m into the mailbox of the service to.Handle(). Errors:
-	// ErrNotFound (no such service), ErrFenced (addressed by a name and epoch that
-	// the service does not hold now), the context's (mailbox full).
+	// Receive puts m into the mailbox of the service to.Handle(). Where m is
+	// addressed by a name, naming.ErrFenced says that the service does not hold it
+	// now, under m.Epoch; a higher epoch than the owner knows is waited for, for up
+	// to 1 s, because the sender may have the news first. Other errors:
+	// ErrServiceGone (and naming.ErrNotFound: no such service), ErrWrongType,
+	// ErrSelf, naming.ErrUnavailable (the node is closing), the context's (mailbox
+	// full).
 	Receive(ctx context.Context, to naming.Address, m Message) error
 }
 
