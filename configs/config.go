@@ -15,6 +15,7 @@ import (
 
 	"github.com/seed-6593ebad/skywarden/adapter"
 	"github.com/seed-6593ebad/skywarden/backends/etcd"
+	"github.com/seed-6593ebad/skywarden/backends/memory"
 	"github.com/seed-6593ebad/skywarden/internal/tlsfile"
 	"github.com/seed-6593ebad/skywarden/naming"
 )
@@ -75,7 +76,7 @@ func (r *reader) readConfig(root value, kinds []string) *Config {
 	if v, ok := doc.fields["backend"]; ok {
 		readBackend(v, c)
 	}
-	text(doc, "ttl", "5s", &c.TTL, parseDuration)
+	text(doc, "ttl", "5s", &c.TTL, c.parseTTL)
 	text(doc, "max_stale", "10m", &c.MaxStale, parseDuration)
 
 	if v, ok := doc.fields["allow"]; ok {
@@ -138,8 +139,8 @@ func readEtcd(v value, c *etcd.Config) {
 	c.TLS = readTLS(e.fields["tls"])
 }
 
-// readTLS reads which files prove who we are and whom we trust. The common name
-// of the certificate is our principal.
+// readTLS reads what proves who we are and whom we trust. The common name of the
+// certificate is our principal.
 func readTLS(v value) etcd.TLS {
 	var c etcd.TLS
 	before := len(v.r.problems)
@@ -153,7 +154,7 @@ func readTLS(v value) etcd.TLS {
 	text(t, "cert", "node.pem", &c.CertFile, v.r.relative)
 	t.required("key", "{file: node-key.pem}")
 	if key, ok := t.fields["key"]; ok {
-		c.KeyFile = key.secretFile()
+		c.KeyFile, c.Key = key.privateKey()
 	}
 	text(t, "server_name", "etcd.internal", &c.ServerName, parseHost)
 	text(t, "min_version", `"1.3"`, &c.AllowTLS12, oneOf(map[string]bool{"1.3": false, "1.2": true}))
@@ -271,6 +272,22 @@ func parseDuration(s string) (time.Duration, error) {
 		return 0, fmt.Errorf("%s is no duration (write it like 500ms, 5s, 10m or 1h30m)", show(s))
 	case d <= 0:
 		return 0, fmt.Errorf("%s is not positive (write it like 5s)", show(s))
+	}
+	return d, nil
+}
+
+// parseTTL takes what the backend does, which must be known.
+func (c *Config) parseTTL(s string) (time.Duration, error) {
+	d, err := parseDuration(s)
+	switch {
+	case err != nil:
+		return 0, err
+	case c.Etcd != nil && d < etcd.MinTTL:
+		return 0, fmt.Errorf("%s is too short for etcd (write %v or more)", show(s), etcd.MinTTL)
+	case c.Memory != nil && d < memory.MinTTL:
+		return 0, fmt.Errorf("%s is too short for memory (write %v or more)", show(s), memory.MinTTL)
+	case c.Memory != nil && d > memory.MaxTTL:
+		return 0, fmt.Errorf("%s is too long for memory (write %v or less)", show(s), memory.MaxTTL)
 	}
 	return d, nil
 }

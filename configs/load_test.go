@@ -2,13 +2,16 @@ package configs
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -40,6 +43,13 @@ func TestBadConfigurations(t *testing.T) {
 	t.Chdir(t.TempDir()) // so that messages have short paths
 	writeTLSFiles(t, ".", "node")
 	t.Setenv("SKYWARDEN_TEST_LISTEN", "localhost:7000")
+	t.Setenv("SKYWARDEN_TEST_EMPTY", "")
+	t.Setenv("SKYWARDEN_TEST_NO_KEY", "hunter2")
+	key, err := os.ReadFile("node-key.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SKYWARDEN_TEST_KEY", string(key))
 
 	wanted := map[string]string{}
 	for _, f := range archive.Files {
@@ -214,6 +224,74 @@ func TestKeyReadableByOthers(t *testing.T) {
 	}
 }
 
+// A private key that comes from the environment is the one that is used, and is
+// neither in a message nor in a Config that is printed.
+func TestKeyFromEnvironment(t *testing.T) {
+	dir := t.TempDir()
+	writeTLSFiles(t, dir, "game")
+	keyFile := filepath.Join(dir, "game-key.pem")
+	key, err := os.ReadFile(keyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(keyFile); err != nil {
+		t.Fatal(err)
+	}
+	sample := strings.Replace(EtcdSample, "{file: game-key.pem}", "{env: SKYWARDEN_TEST_KEY}", 1)
+	load := func(file, pem string) (*Config, error) {
+		t.Setenv("SKYWARDEN_TEST_KEY", pem)
+		return parse(filepath.Join(dir, "etcd.yaml"), []byte(file), []string{"echo"})
+	}
+	silent := func(pem, what, text string) {
+		t.Helper()
+		for line := range strings.Lines(pem) {
+			if line = strings.TrimSpace(line); !strings.HasPrefix(line, "-----") && strings.Contains(text, line) {
+				t.Errorf("%s has %q of the key in it:\n%s", what, line, text)
+			}
+		}
+	}
+
+	c, err := load(sample, string(key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Etcd.TLS.Key == (etcd.Secret{}) || c.Etcd.TLS.KeyFile != "" {
+		t.Errorf("got %+v, want the key and no file", c.Etcd.TLS)
+	}
+	for _, v := range []any{c, *c, c.Etcd, *c.Etcd, c.Etcd.TLS, c.Etcd.TLS.Key, &c.Etcd.TLS.Key} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+			silent(string(key), fmt.Sprintf("%T printed with %s", v, verb), fmt.Sprintf(verb, v))
+		}
+		text, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		silent(string(key), fmt.Sprintf("JSON of %T", v), string(text))
+	}
+	if got := fmt.Sprintf("%+v", c.Etcd.TLS); !strings.Contains(got, "Key:[redacted]") {
+		t.Errorf("printed as %s", got)
+	}
+
+	body := strings.ReplaceAll(string(key), " PRIVATE KEY", "")
+	foreign := string(testca.New(t).Client(t, "game").KeyPEM(t))
+	for _, test := range []struct{ name, file, pem, want string }{
+		{"another key", sample, foreign, "etcd.yaml:33:7: backend.etcd.tls: the given private key is of no use for the certificate"},
+		{"half a key", sample, string(key[:len(key)/2]), "backend.etcd.tls: the given private key has no private key in PEM"},
+		{"a strange type", sample, body, "backend.etcd.tls: the given private key has no private key in PEM"},
+		{"written out", strings.Replace(sample, "{env: SKYWARDEN_TEST_KEY}", strconv.Quote(string(key)), 1), string(key), "tls.key: is a secret, and secrets are not written"},
+		{"for a name", strings.Replace(sample, "SKYWARDEN_TEST_KEY", strconv.Quote(string(key)), 1), string(key), "tls.key: env wants the name"},
+		{"for a path", strings.Replace(sample, "{env: SKYWARDEN_TEST_KEY}", "{file: {env: SKYWARDEN_TEST_KEY}}", 1), string(key), "is not a path"},
+		{"for another value", strings.Replace(sample, "server_name: localhost", "server_name: {env: SKYWARDEN_TEST_KEY}", 1), string(key), "tls.server_name: "},
+	} {
+		_, err := load(test.file, test.pem)
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: got %v, want %s", test.name, err, test.want)
+			continue
+		}
+		silent(test.pem, test.name, err.Error())
+	}
+}
+
 // Values that come from the environment, as in a pod.
 func TestEnvironment(t *testing.T) {
 	t.Setenv("SKYWARDEN_TEST_NAME", "Game-7.prod")
@@ -282,7 +360,8 @@ var compare = cmp.Options{
 	cmp.AllowUnexported(Config{}, adapter.AllowList{}, naming.Name{}, naming.NodeID{}, naming.Scope{}),
 	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
-	cmpopts.IgnoreFields(etcd.Config{}, "Logger"), // given when it is opened
+	cmp.Comparer(func(a, b etcd.Secret) bool { return a == b }), // equal where there is none
+	cmpopts.IgnoreFields(etcd.Config{}, "Logger"),               // given when it is opened
 }
 
 // writeTLSFiles writes ca.pem, user.pem and user-key.pem.

@@ -64,7 +64,7 @@ func TestOpenRefuses(t *testing.T) {
 	head := "node: game-1\nlisten: " + freeEndpoint() + "\n"
 	for _, test := range []struct{ file, want string }{
 		{head + "backend: {memory: {}}\nservices: [{name: game.lobby, kind: echo}]\n", "services: this program runs no services of a file"},
-		{head + "backend: {memory: {}}\nttl: 10ms\n", "adapter: TTL 10ms"},
+		{head + "backend: {memory: {}}\nttl: 10ms\n", `ttl: "10ms" is too short for memory (write 1s or more)`},
 	} {
 		file := write(t, test.file)
 		node, err := configs.Open(t.Context(), file)

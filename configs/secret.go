@@ -1,15 +1,29 @@
 package configs
 
-// secretFile reads {file: PATH}, the reference to a private key. A key that is
-// written out is refused and not repeated. Who may read the file is checked when
-// it is opened, by tlsfile.
-func (v value) secretFile() (path string) {
-	const advice = "write {file: PATH}"
-	if len(v.node.Content) != 2 {
+import (
+	"os"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/seed-6593ebad/skywarden/backends/etcd"
+)
+
+// privateKey reads the reference to a private key: {file: PATH}, or {env: NAME}
+// of a variable that holds its PEM. A key that is written out is refused and not
+// repeated. Who may read the file, and whether it is a key, is checked when it is
+// opened, by tlsfile.
+func (v value) privateKey() (path string, key etcd.Secret) {
+	const advice = "write {file: PATH} or {env: NAME}"
+	reference := ""
+	switch {
+	case v.node.Kind != yaml.MappingNode:
 		v.insecure("is a secret, and secrets are not written into this file (%s)", advice)
-		return ""
+		return "", key
+	case len(v.node.Content) == 2:
+		reference = v.node.Content[0].Value
 	}
-	switch v.node.Content[0].Value {
+	switch reference {
 	case "file":
 		file := value{v.r, v.node.Content[1], v.path + ".file"}
 		file.text("node-key.pem", func(s string) (err error) {
@@ -17,9 +31,18 @@ func (v value) secretFile() (path string) {
 			return err
 		})
 	case "env":
-		v.insecure("is a private key, and those are read from a file, so that they can be renewed while the node runs (%s)", advice)
+		name, ok := v.env("{file: PATH}")
+		if !ok {
+			return "", key
+		}
+		pem := os.Getenv(name)
+		if strings.TrimSpace(pem) == "" {
+			v.report("the environment variable %s is not set or empty (set it to the private key in PEM, or write {file: PATH})", name)
+			return "", key
+		}
+		key = etcd.NewSecret(pem)
 	default:
-		v.insecure("is a secret, and secrets are given by reference (%s)", advice)
+		v.insecure("is a secret, and secrets are given by one reference (%s)", advice)
 	}
-	return path
+	return path, key
 }

@@ -41,7 +41,7 @@ type Config struct {
 	// Root is where all keys are, "/skywarden" if empty: slashes with letters,
 	// digits, "_" and "-" between them. The names are below Root/names/.
 	Root string
-	// DefaultTTL is what Lease(ctx, 0) asks for: 5 s if 0, 3 s at least.
+	// DefaultTTL is what Lease(ctx, 0) asks for: 5 s if 0, MinTTL at least.
 	DefaultTTL time.Duration
 	// ReauthorizeEvery is how often, on average, a running watch asks the server
 	// whether it may still read: 45 s if 0, 50 s at most, so that with its jitter
@@ -61,13 +61,18 @@ type Config struct {
 	InsecureAcceptVulnerableServer bool
 }
 
-// TLS names PEM files. See Config.TLS.
+// TLS names PEM files. CertFile and CAFile are required, and exactly one of
+// KeyFile and Key. See Config.TLS.
 type TLS struct {
 	// CertFile is the client's certificate, followed by intermediate ones if any.
 	CertFile string
 	// KeyFile is its private key. On Unix nobody but the file's owner may have any
 	// access to it. On Windows permissions are not looked at.
 	KeyFile string
+	// Key is the private key's PEM itself, instead of KeyFile. It stays as it is:
+	// only the other files are followed, and a certificate that is renewed must be
+	// one for the same key.
+	Key Secret
 	// CAFile holds the certificates of the authorities that the servers'
 	// certificates must come from. The system's authorities are not asked.
 	CAFile string
@@ -78,9 +83,20 @@ type TLS struct {
 	AllowTLS12 bool
 }
 
+// A Secret is a text that is printed as "[redacted]" everywhere: by fmt with
+// every verb, in JSON and by loggers. The zero Secret is none.
+type Secret = tlsfile.Secret
+
+// NewSecret hides text. An empty text is no Secret: the zero one.
+func NewSecret(text string) Secret { return tlsfile.NewSecret(text) }
+
+// MinTTL is the shortest lease there is; the server's own minimum is 2 s. There
+// is no longest one.
+const MinTTL = 3 * time.Second
+
 // Limits and defaults of leases and watches.
 const (
-	minTTL           = 3 * time.Second // the server's own minimum is 2 s
+	minTTL           = MinTTL
 	defaultTTL       = 5 * time.Second
 	namesPerLease    = 200 // a renewal checks the permission for every key: 1.1 ms for 100
 	defaultReauthor  = 45 * time.Second
@@ -112,8 +128,8 @@ func (c Config) check() (*settings, error) {
 	if s.DefaultTTL == 0 {
 		s.DefaultTTL = defaultTTL
 	}
-	if s.DefaultTTL < minTTL {
-		bad(fmt.Errorf("DefaultTTL is %v: %v at least", c.DefaultTTL, minTTL))
+	if s.DefaultTTL < MinTTL {
+		bad(fmt.Errorf("DefaultTTL is %v: %v at least", c.DefaultTTL, MinTTL))
 	}
 	if s.ReauthorizeEvery == 0 {
 		s.ReauthorizeEvery = defaultReauthor

@@ -13,14 +13,18 @@ import (
 const (
 	driver     = "memory"
 	defaultTTL = 5 * time.Second
-	// A name is answered until a margin of max(500 ms, TTL/10) before the lease's
-	// deadline; a lease of 1 s leaves half of it for serving.
-	minTTL = time.Second
-	maxTTL = 24 * time.Hour
 	// callTimeout is how long a call waits for a server that does not answer.
 	callTimeout = 2 * time.Second
 	// closeTimeout is how long Close waits for it; the contract allows 2 s.
 	closeTimeout = time.Second
+)
+
+// The shortest and the longest lease there are.
+const (
+	// A name is answered until a margin of max(500 ms, TTL/10) before the lease's
+	// deadline; a lease of 1 s leaves half of it for serving.
+	MinTTL = time.Second
+	MaxTTL = 24 * time.Hour
 )
 
 // A Backend speaks for one principal to a Server: see naming.Backend, which it
@@ -121,8 +125,8 @@ func (b *Backend) Lease(ctx context.Context, ttl time.Duration) (naming.Lease, e
 	if ttl == 0 {
 		ttl = defaultTTL
 	}
-	if ttl < minTTL || ttl > maxTTL {
-		return nil, fail(op, naming.Name{}, fmt.Errorf("%w: a lease of %v: give %v to %v, or 0 for %v", naming.ErrInsecureConfig, ttl, minTTL, maxTTL, defaultTTL))
+	if ttl < MinTTL || ttl > MaxTTL {
+		return nil, fail(op, naming.Name{}, fmt.Errorf("%w: a lease of %v: give %v to %v, or 0 for %v", naming.ErrInsecureConfig, ttl, MinTTL, MaxTTL, defaultTTL))
 	}
 	var l *Lease
 	err := b.call(ctx, op, naming.Name{}, func(*principal) error {
@@ -149,7 +153,7 @@ func (b *Backend) WhoAmI(ctx context.Context) (string, error) {
 func (b *Backend) Describe() naming.Description {
 	return naming.Description{
 		Driver: driver, InProcess: true, MirrorAll: true,
-		DefaultTTL: defaultTTL, MinTTL: minTTL, MaxTTL: maxTTL,
+		DefaultTTL: defaultTTL, MinTTL: MinTTL, MaxTTL: MaxTTL,
 	}
 }
 

@@ -3,7 +3,8 @@
 // when they change.
 //
 // It is for clients that prove who they are with a certificate. It is not for
-// servers, and it reads no passwords and no encrypted keys.
+// servers, and it reads no passwords and no encrypted keys. The private key may
+// also be given itself, as a Secret.
 package tlsfile
 
 import (
@@ -25,13 +26,18 @@ import (
 	"github.com/seed-6593ebad/skywarden/naming"
 )
 
-// Config says where the files are. CertFile, KeyFile and CAFile are required.
+// Config says where the files are. CertFile and CAFile are required, and exactly
+// one of KeyFile and Key.
 type Config struct {
 	// CertFile is the client's certificate, followed by intermediate ones if any.
 	CertFile string
 	// KeyFile is its private key. On Unix nobody but the file's owner may have any
 	// access to it. On Windows permissions are not looked at: protect the directory.
 	KeyFile string
+	// Key is the private key's PEM itself, for where there is no file. It stays as it
+	// is: only the other files are followed, and a certificate that is renewed must
+	// be one for the same key.
+	Key Secret
 	// CAFile holds the certificates of the authorities that a server's certificate
 	// must come from. The system's authorities are not asked.
 	CAFile string
@@ -57,13 +63,14 @@ type Source struct {
 type material struct {
 	cert  tls.Certificate
 	roots *x509.CertPool
-	files [3]fs.FileInfo // of the opened files: certificate, key, CA
+	files [3]fs.FileInfo // of the opened files: certificate, key (nil for Config.Key), CA
 }
 
 // Open reads the files and checks all of them: that they are regular files of
 // PEM, that nobody else may read the key or write any of them (an error that
 // wraps naming.ErrInsecureConfig), that the key belongs to the certificate,
-// and that the certificate is valid now. All problems are reported, joined.
+// and that the certificate is valid now. All problems are reported, joined; no
+// error has anything of the key in it.
 //
 // report is called when files that changed cannot be used, once per reason,
 // and with nil when they can be used again. Until then the last good ones stay
@@ -127,6 +134,9 @@ func (s *Source) refresh() material {
 // fresh says whether the files are still those that were read.
 func (m *material) fresh(cfg Config) bool {
 	for i, path := range []string{cfg.CertFile, cfg.KeyFile, cfg.CAFile} {
+		if path == "" {
+			continue // Config.Key instead
+		}
 		now, err := os.Stat(path)
 		if err != nil || !os.SameFile(now, m.files[i]) || now.Size() != m.files[i].Size() || !now.ModTime().Equal(m.files[i].ModTime()) {
 			return false
@@ -140,7 +150,7 @@ func read(cfg Config, now time.Time) (material, error) {
 	var problems []error
 	certPEM, err := m.load(0, "client certificate", cfg.CertFile, mayRead)
 	problems = append(problems, err)
-	keyPEM, err := m.load(1, "private key", cfg.KeyFile, mayNothing)
+	keyPEM, err := m.loadKey(cfg)
 	problems = append(problems, err)
 	caPEM, err := m.load(2, "CA", cfg.CAFile, mayRead)
 	problems = append(problems, err)
@@ -153,6 +163,24 @@ func read(cfg Config, now time.Time) (material, error) {
 		problems = append(problems, err)
 	}
 	return m, errors.Join(problems...)
+}
+
+func (m *material) loadKey(cfg Config) ([]byte, error) {
+	switch {
+	case cfg.Key == Secret{}:
+		return m.load(1, "private key", cfg.KeyFile, mayNothing)
+	case cfg.KeyFile != "":
+		return nil, errors.New("private key: both KeyFile and Key are given: give one")
+	}
+	return []byte(*cfg.Key.text), nil
+}
+
+// key begins a sentence about the private key.
+func (c Config) key() string {
+	if c.Key != (Secret{}) {
+		return "the given private key"
+	}
+	return fmt.Sprintf("private key %q", c.KeyFile)
 }
 
 // What others than the owner may do with a file.
@@ -169,6 +197,10 @@ const maxFile = 1 << 20
 func (m *material) load(i int, what, path string, forbidden fs.FileMode) ([]byte, error) {
 	if path == "" {
 		return nil, fmt.Errorf("%s: no file is given", what)
+	}
+	if strings.ContainsAny(path, "\n\r") {
+		// Not repeated: it may be the key.
+		return nil, fmt.Errorf("%s: the name of the file has a line break: give the path of a file, not what is in it", what)
 	}
 	bad := func(err error) ([]byte, error) { return nil, fmt.Errorf("%s %q %w", what, path, err) }
 	// Without O_NONBLOCK opening a named pipe would wait for its other end.
@@ -211,14 +243,14 @@ func parsePair(cfg Config, certPEM, keyPEM []byte, now time.Time) (tls.Certifica
 		problems = append(problems, fmt.Errorf("client certificate %q %w", cfg.CertFile, err))
 	}
 	if err := checkKey(keyPEM); err != nil {
-		problems = append(problems, fmt.Errorf("private key %q %w", cfg.KeyFile, err))
+		problems = append(problems, fmt.Errorf("%s %w", cfg.key(), err))
 	}
 	if problems != nil {
 		return tls.Certificate{}, errors.Join(problems...)
 	}
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
-		return tls.Certificate{}, fmt.Errorf("private key %q is of no use for the certificate in %q: %s", cfg.KeyFile, cfg.CertFile, strings.TrimPrefix(err.Error(), "tls: "))
+		return tls.Certificate{}, fmt.Errorf("%s is of no use for the certificate in %q: %s", cfg.key(), cfg.CertFile, strings.TrimPrefix(err.Error(), "tls: "))
 	}
 	if err := valid(pair.Leaf, now); err != nil {
 		return tls.Certificate{}, fmt.Errorf("client certificate %q %w", cfg.CertFile, err)
@@ -231,7 +263,8 @@ func checkKey(data []byte) error {
 		switch {
 		case strings.Contains(block.Type, "ENCRYPTED"), block.Headers["DEK-Info"] != "":
 			return errors.New("is encrypted: store it decrypted, readable by its owner alone")
-		case strings.HasSuffix(block.Type, "PRIVATE KEY"):
+		// As in tls.X509KeyPair, which repeats the types of blocks that it skips.
+		case block.Type == "PRIVATE KEY", strings.HasSuffix(block.Type, " PRIVATE KEY"):
 			return nil
 		}
 	}

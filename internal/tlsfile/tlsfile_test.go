@@ -1,9 +1,13 @@
 package tlsfile
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -15,6 +19,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/rs/zerolog"
 
 	"github.com/seed-6593ebad/skywarden/internal/testca"
 	"github.com/seed-6593ebad/skywarden/naming"
@@ -82,6 +87,30 @@ func TestOpenErrors(t *testing.T) {
 			t.Helper()
 			write(t, c.KeyFile, "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n")
 		}, `private key "DIR/client-key.pem" is encrypted: store it decrypted, readable by its owner alone`, nil, false},
+		{"half a type", func(t *testing.T, c *Config) {
+			t.Helper()
+			write(t, c.KeyFile, "-----BEGIN hunterPRIVATE KEY-----\nAAAA\n-----END hunterPRIVATE KEY-----\n")
+		}, `private key "DIR/client-key.pem" has no private key in PEM (a line -----BEGIN PRIVATE KEY-----)`, nil, false},
+		{
+			"content for a path", func(t *testing.T, c *Config) { t.Helper(); c.KeyFile = string(ca.Client(t, "x").KeyPEM(t)) },
+			"private key: the name of the file has a line break: give the path of a file, not what is in it", nil, false,
+		},
+		{
+			"file and key", func(t *testing.T, c *Config) { t.Helper(); c.Key = NewSecret(string(ca.Client(t, "x").KeyPEM(t))) },
+			"private key: both KeyFile and Key are given: give one", nil, false,
+		},
+		{
+			"an empty key", func(_ *testing.T, c *Config) { c.KeyFile, c.Key = "", NewSecret("") },
+			"private key: no file is given", nil, false,
+		},
+		{"another given key", func(t *testing.T, c *Config) {
+			t.Helper()
+			c.KeyFile, c.Key = "", NewSecret(string(ca.Client(t, "x").KeyPEM(t)))
+		}, `the given private key is of no use for the certificate in "DIR/client.pem": private key does not match public key`, nil, false},
+		{
+			"a given text that is no key", func(_ *testing.T, c *Config) { c.KeyFile, c.Key = "", NewSecret("hunter2") },
+			"the given private key has no private key in PEM (a line -----BEGIN PRIVATE KEY-----)", nil, false,
+		},
 		{"expired", func(t *testing.T, c *Config) {
 			t.Helper()
 			ca.Issue(t, testca.Request{Client: true, NotBefore: past.AddDate(-1, 0, 0), NotAfter: past}).WriteFiles(t, filepath.Dir(c.KeyFile), "client")
@@ -241,6 +270,86 @@ func TestReload(t *testing.T) {
 	}
 	second.WriteFile(t, dir, "ca")
 	mustBe("alice-3")
+}
+
+// A key that was given itself stays, and the certificate is followed.
+func TestReloadWithGivenKey(t *testing.T) {
+	ca := testca.New(t)
+	dir := t.TempDir()
+	alice := ca.Client(t, "alice")
+	certFile, keyFile := alice.WriteFiles(t, dir, "client")
+	if err := os.Remove(keyFile); err != nil {
+		t.Fatal(err)
+	}
+	key := string(alice.KeyPEM(t))
+	var reports []string
+	source, err := Open(Config{CertFile: certFile, CAFile: ca.WriteFile(t, dir, "ca"), Key: NewSecret(key)}, func(err error) {
+		reports = append(reports, strings.ReplaceAll(fmt.Sprint(err), dir, "DIR"))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := server(t, ca, func() testca.Cert { return ca.Server(t, "127.0.0.1") }, tls.VersionTLS13)
+	mustBe := func(want string) {
+		t.Helper()
+		if got, err := ask(addr, source.Client()); err != nil || got != want {
+			t.Fatalf("the server saw %q, %v, want %q", got, err, want)
+		}
+	}
+	mustBe("alice")
+
+	// A certificate for another key cannot be used; the one before stays.
+	ca.Client(t, "bob").WriteFiles(t, dir, "client")
+	mustBe("alice")
+	if err := os.WriteFile(certFile, alice.CertPEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mustBe("alice")
+	want := []string{`the given private key is of no use for the certificate in "DIR/client.pem": private key does not match public key`, "<nil>"}
+	if diff := cmp.Diff(want, reports); diff != "" {
+		t.Errorf("reports (-want +got):\n%s", diff)
+	}
+}
+
+// Nothing that prints a Secret prints what it hides, wherever it is.
+func TestSecretIsNotPrinted(t *testing.T) {
+	const canary = "hunter2"
+	secret := NewSecret(canary)
+	type hidden struct{ secret Secret }
+	cfg := Config{Key: secret}
+	for _, v := range []any{secret, &secret, cfg, &cfg, hidden{secret}, &hidden{secret}, []Secret{secret}, map[Secret]Secret{secret: secret}, &Source{cfg: cfg}} {
+		for _, verb := range "vsqxXdtbcoOUeEfFgGpTw" {
+			for _, flag := range []string{"", "+", "#"} {
+				format := "%" + flag + string(verb)
+				got := fmt.Sprintf(format, v)
+				if strings.Contains(got, canary) || strings.Contains(strings.ToLower(got), hex.EncodeToString([]byte(canary))) {
+					t.Errorf("%T printed with %s: %s", v, format, got)
+				}
+			}
+		}
+		text, err := json.Marshal(v)
+		if err != nil || strings.Contains(string(text), canary) {
+			t.Errorf("JSON of %T: %s, %v", v, text, err)
+		}
+		var log bytes.Buffer
+		logger := zerolog.New(&log)
+		logger.Info().Interface("v", v).Any("w", v).Msg("")
+		if strings.Contains(log.String(), canary) {
+			t.Errorf("%T logged: %s", v, log.String())
+		}
+	}
+	text, err := secret.MarshalText()
+	for _, got := range []string{fmt.Sprintf("%v", secret), fmt.Sprintf("%+v", secret), fmt.Sprintf("%#v", secret), secret.String(), string(text)} {
+		if got != "[redacted]" || err != nil {
+			t.Errorf("printed as %q, %v", got, err)
+		}
+	}
+	if got := fmt.Sprintf("%+v", cfg); !strings.Contains(got, "Key:[redacted]") {
+		t.Errorf("the Config is printed as %s", got)
+	}
+	if got, err := json.Marshal(cfg); err != nil || !strings.Contains(string(got), `"Key":"[redacted]"`) {
+		t.Errorf("the Config in JSON: %s, %v", got, err)
+	}
 }
 
 func TestServerIsVerified(t *testing.T) {
