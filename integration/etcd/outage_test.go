@@ -492,21 +492,31 @@ func TestAmbiguousClaim(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-time.After(500 * time.Millisecond) // nothing is under way any more
-		slow.Slow(7 * time.Second)           // each piece: the try, and after it that it was given up
-		time.AfterFunc(500*time.Millisecond, good.Heal)
-		claim(t, l, "a.ghost", "1")
-		if err := l.Release(t.Context(), name(t, "a.ghost")); err != nil {
-			t.Fatal(err)
-		}
-		select {
-		case resp := <-server.Admin.Watch(t.Context(), key("a.ghost")):
-			if len(resp.Events) == 0 || !resp.Events[0].IsCreate() {
-				t.Fatalf("the ghost is %v", resp.Events)
+		// On a busy machine the word that the try was given up may overtake its
+		// execution: then there is no ghost, and the scene is played again.
+		appeared := func() bool {
+			slow.Slow(7 * time.Second) // each piece: the try, and after it that it was given up
+			defer slow.Heal()
+			good.Cut()
+			time.AfterFunc(500*time.Millisecond, good.Heal)
+			claim(t, l, "a.ghost", "1")
+			if err := l.Release(t.Context(), name(t, "a.ghost")); err != nil {
+				t.Fatal(err)
 			}
-		case <-time.After(10 * time.Second):
-			t.Fatal("the first try did not arrive: this test tests nothing")
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			for resp := range server.Admin.Watch(ctx, key("a.ghost")) {
+				if len(resp.Events) > 0 {
+					return resp.Events[0].IsCreate()
+				}
+			}
+			return false
 		}
-		slow.Heal()
+		for try := 1; !appeared(); try++ {
+			if try == 4 {
+				t.Fatal("in 4 tries no first try arrived late: this test tests nothing")
+			}
+		}
 		// The driver looks after each renewal, which is every fifth of the TTL.
 		eventually(t, 6*time.Second+slack, func() bool { return len(get(t, server.Admin, "a.ghost").Kvs) == 0 })
 		alive(t, l)

@@ -221,8 +221,9 @@ func (r *recorder) wait(line string, n int, within time.Duration) time.Time {
 				continue
 			}
 			if count++; count == n {
+				at := r.times[i]
 				r.mu.Unlock()
-				return r.times[i]
+				return at
 			}
 		}
 		change := r.change
