@@ -237,7 +237,7 @@ func (b *Backend) WhoAmI(ctx context.Context) (string, error) {
 func (b *Backend) Describe() naming.Description {
 	return naming.Description{
 		Driver: driver, MirrorAll: true, NamesPerLease: namesPerLease,
-		DefaultTTL: b.settings.DefaultTTL, MinTTL: minTTL,
+		DefaultTTL: b.settings.DefaultTTL, MinTTL: MinTTL,
 	}
 }
 

@@ -96,7 +96,6 @@ const MinTTL = 3 * time.Second
 
 // Limits and defaults of leases and watches.
 const (
-	minTTL           = MinTTL
 	defaultTTL       = 5 * time.Second
 	namesPerLease    = 200 // a renewal checks the permission for every key: 1.1 ms for 100
 	defaultReauthor  = 45 * time.Second

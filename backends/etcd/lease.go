@@ -64,8 +64,8 @@ func (b *Backend) Lease(ctx context.Context, ttl time.Duration) (naming.Lease, e
 	if ttl == 0 {
 		ttl = b.settings.DefaultTTL
 	}
-	if ttl < minTTL {
-		return nil, fail(op, naming.Name{}, fmt.Errorf("%w: a lease of %v: give %v at least, or 0 for %v", naming.ErrInsecureConfig, ttl, minTTL, b.settings.DefaultTTL))
+	if ttl < MinTTL {
+		return nil, fail(op, naming.Name{}, fmt.Errorf("%w: a lease of %v: give %v at least, or 0 for %v", naming.ErrInsecureConfig, ttl, MinTTL, b.settings.DefaultTTL))
 	}
 	within, cancel := b.bound(ctx, grantTimeout)
 	defer cancel()
