@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/seed-6593ebad/skywarden"
+	"github.com/seed-6593ebad/skywarden/adapter"
 	"github.com/seed-6593ebad/skywarden/backends/memory"
 	"github.com/seed-6593ebad/skywarden/naming"
 	"github.com/seed-6593ebad/skywarden/runtime"
@@ -249,6 +251,32 @@ func TestL5CloseWithBackendDown(t *testing.T) {
 	}
 	if err := n.Close(t.Context()); !errors.Is(err, naming.ErrUnavailable) {
 		t.Errorf("the second Close says %v", err)
+	}
+}
+
+// TestEveryAttemptIsTold: also registrations that never reach the name server.
+func TestEveryAttemptIsTold(t *testing.T) {
+	var mu sync.Mutex
+	var told []string
+	n := start(t, skywarden.Config{Observers: []skywarden.Observer{adapter.ObserverFunc(func(e skywarden.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		told = append(told, string(e.Kind)+" "+e.Name.String()+" "+naming.Code(e.Err))
+	})}})
+	svc, gone := who(t, n), who(t, n)
+	if err := n.Kill(gone); err != nil {
+		t.Fatal(err)
+	}
+	_ = n.Register(t.Context(), "bank", svc)
+	_ = n.Register(t.Context(), "bank", svc)
+	_ = n.Register(t.Context(), "bank", who(t, n))
+	_ = n.Register(t.Context(), "a/b", svc)
+	_ = n.Register(t.Context(), "shop", gone)
+	mu.Lock()
+	defer mu.Unlock()
+	want := []string{"register bank ok", "register bank taken", "register bank taken", "register  name_invalid", "register shop internal"}
+	if !slices.Equal(told, want) {
+		t.Errorf("told %q, want %q", told, want)
 	}
 }
 

@@ -42,7 +42,7 @@ const (
 type Event struct {
 	Kind      EventKind
 	Time      time.Time
-	Name      naming.Name    // zero for the backend's own events
+	Name      naming.Name    // zero for the backend's own events, and where a refused one is no name
 	Address   naming.Address // of the service that the event is about
 	Principal string         // as whom the backend sees this process
 	Epoch     uint64         // of the claim, where there is one
@@ -74,9 +74,10 @@ func (a *Adapter) tell(e Event) {
 	case e.Err != nil:
 		level = zerolog.WarnLevel
 	}
-	line := a.log.WithLevel(level).Str("event", string(e.Kind)).Str("result", naming.Code(e.Err))
+	line := a.log.WithLevel(level).Str("event", string(e.Kind)).Str("result", naming.Code(e.Err)).
+		Stringer("node", a.node).Str("principal", e.Principal)
 	if !e.Name.IsZero() {
-		line = line.Stringer("name", e.Name).Stringer("node", a.node).Str("principal", e.Principal)
+		line = line.Stringer("name", e.Name)
 	}
 	if !e.Address.IsZero() {
 		line = line.Stringer("address", e.Address.Endpoint()).Uint32("handle", uint32(e.Address.Handle()))

@@ -37,6 +37,13 @@ func (a *Adapter) Register(ctx context.Context, name naming.Name, addr naming.Ad
 	return c, nil
 }
 
+// Refused implements runtime.Registry: it reports what did not get as far as
+// Register.
+func (a *Adapter) Refused(name string, addr naming.Address, err error) {
+	parsed, _ := naming.ParseName(name) // where it is none, err quotes it
+	a.tell(Event{Kind: EventRegister, Name: parsed, Address: addr, Err: err})
+}
+
 func (a *Adapter) register(ctx context.Context, name naming.Name, addr naming.Address, opts runtime.RegisterOptions) (*claim, error) {
 	// 1. Grammar. Values of these types were parsed; the zero ones were not.
 	if name.IsZero() {

@@ -42,7 +42,7 @@ func (n *Node) Register(ctx context.Context, name string, ref Ref, opts ...Regis
 	}
 	s, err := n.own(ref)
 	if err != nil {
-		return fmt.Errorf("register %s: %w", name, err)
+		return n.refuse(name, ref.addr, fmt.Errorf("register %q: %w", name, err))
 	}
 	if strings.HasPrefix(name, ".") {
 		local, err := naming.ParseLocalName(name)
@@ -53,9 +53,17 @@ func (n *Node) Register(ctx context.Context, name string, ref Ref, opts ...Regis
 	}
 	global, err := naming.ParseName(name)
 	if err != nil {
-		return err
+		return n.refuse(name, s.address(), err)
 	}
 	return n.claim(ctx, global, s, o)
+}
+
+// refuse has the registry report a registration that does not get as far as it.
+func (n *Node) refuse(name string, addr naming.Address, err error) error {
+	if !strings.HasPrefix(name, ".") {
+		n.registry.Refused(name, addr, err)
+	}
+	return err
 }
 
 // Release gives up a name that a service of this node has. naming.ErrNotFound
@@ -143,7 +151,7 @@ func (n *Node) bind(t *target, b Binding, err error) (Ref, error) {
 func (n *Node) claim(ctx context.Context, name naming.Name, s *service, o RegisterOptions) error {
 	h := &heldName{name: name, s: s}
 	if err := n.names.begin(h); err != nil {
-		return err
+		return n.refuse(name.String(), s.address(), err)
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)

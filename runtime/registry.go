@@ -17,6 +17,12 @@ type Registry interface {
 	// context's. After an error nothing is registered.
 	Register(ctx context.Context, name naming.Name, addr naming.Address, opts RegisterOptions) (Claim, error)
 
+	// Refused tells of a registration that the runtime refused by itself and did not
+	// ask for: of something that is no name, for a service that is not there, of a
+	// name that the service has already. It is reported as Register's refusals are.
+	// addr is zero where there is none.
+	Refused(name string, addr naming.Address, err error)
+
 	// Lookup says where name is answered now. It does not wait for the name to
 	// appear: ErrNotFound says that nobody holds it.
 	Lookup(ctx context.Context, name naming.Name) (Binding, error)

@@ -22,6 +22,7 @@ type registry struct {
 	mu      sync.Mutex
 	claims  map[naming.Name]*claim
 	epoch   uint64
+	refused []string                        // what Refused was told
 	changed chan struct{}                   // closed at the next change
 	lagging map[naming.Name]runtime.Binding // what Lookup says instead of the truth
 	hold    chan struct{}                   // not nil: Release waits for it, or its context
@@ -87,6 +88,10 @@ func (r *registry) Register(ctx context.Context, name naming.Name, addr naming.A
 			return nil, ctx.Err()
 		}
 	}
+}
+
+func (r *registry) Refused(name string, _ naming.Address, err error) {
+	r.change(func() { r.refused = append(r.refused, name+": "+naming.Code(err)) })
 }
 
 func (r *registry) Lookup(_ context.Context, name naming.Name) (runtime.Binding, error) {
