@@ -594,3 +594,30 @@ func TestServiceDiesWhileItIsRegistered(t *testing.T) {
 		}
 	})
 }
+
+// What the runtime refuses by itself is reported all the same; local names are
+// nobody else's business.
+func TestRefusedRegistrationsAreReported(t *testing.T) {
+	c := newCluster(t)
+	n, other := c.node(), c.node()
+	svc := echo(t, n)
+	register(t, n, "bank", svc)
+	for _, test := range []struct {
+		name string
+		ref  runtime.Ref
+		want error
+	}{
+		{"a/b", svc, naming.ErrNameInvalid},
+		{"", svc, naming.ErrNameInvalid},
+		{"BANK", svc, naming.ErrTaken},
+		{"shop", echo(t, other), naming.ErrAddressNotAllowed},
+		{"shop", runtime.Ref{}, runtime.ErrServiceGone},
+		{".", svc, naming.ErrNameInvalid},
+	} {
+		wantErr(t, test.name, n.Register(t.Context(), test.name, test.ref), test.want)
+	}
+	want := []string{"a/b: name_invalid", ": name_invalid", "bank: taken", "shop: address_not_allowed", "shop: internal"}
+	if !slices.Equal(c.refused, want) {
+		t.Errorf("reported %q, want %q", c.refused, want)
+	}
+}
