@@ -74,11 +74,11 @@ func (a *Adapter) tell(e Event) {
 	case e.Err != nil:
 		level = zerolog.WarnLevel
 	}
-	line := a.log.WithLevel(level).Str("event", string(e.Kind)).Str("result", naming.Code(e.Err)).
-		Stringer("node", a.node).Str("principal", e.Principal)
+	line := a.log.WithLevel(level).Str("event", string(e.Kind)).Str("result", naming.Code(e.Err))
 	if !e.Name.IsZero() {
 		line = line.Stringer("name", e.Name)
 	}
+	line = line.Stringer("node", a.node).Str("principal", e.Principal)
 	if !e.Address.IsZero() {
 		line = line.Stringer("address", e.Address.Endpoint()).Uint32("handle", uint32(e.Address.Handle()))
 	}
