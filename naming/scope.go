@@ -16,9 +16,9 @@ type scopeKind uint8
 
 const (
 	scopeNone scopeKind = iota
-	scopeOnly
+	scopeAll // from here on from wide to narrow
 	scopeFamily
-	scopeAll
+	scopeOnly
 )
 
 // Only is the scope that holds just name. Of the zero Name it is the zero Scope.
@@ -73,6 +73,18 @@ func (sc Scope) Contains(name Name) bool {
 		return strings.HasPrefix(name.s, sc.s)
 	case scopeAll:
 		return !name.IsZero()
+	}
+	return false
+}
+
+// Encloses says whether every name of inner is in the scope, and the scope has
+// names beyond. The zero Scope encloses nothing and is enclosed by nothing.
+func (sc Scope) Encloses(inner Scope) bool {
+	switch inner.kind {
+	case scopeOnly:
+		return sc.kind != scopeOnly && sc.Contains(Name{inner.s})
+	case scopeFamily:
+		return sc.kind == scopeAll || sc.kind == scopeFamily && sc.s != inner.s && strings.HasPrefix(inner.s, sc.s)
 	}
 	return false
 }
