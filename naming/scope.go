@@ -16,7 +16,7 @@ type scopeKind uint8
 
 const (
 	scopeNone scopeKind = iota
-	scopeAll // from here on from wide to narrow
+	scopeAll            // from here on from wide to narrow
 	scopeFamily
 	scopeOnly
 )
