@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -18,6 +17,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/connectivity"
 
+	"github.com/seed-6593ebad/skywarden/internal/driver"
 	"github.com/seed-6593ebad/skywarden/naming"
 )
 
@@ -34,16 +34,7 @@ type Backend struct {
 	watch   pb.WatchClient
 	hub     hub
 
-	life context.Context // ends with Close
-	end  context.CancelFunc
-
-	mu     sync.Mutex
-	closed bool
-	leases map[*lease]struct{}
-	tasks  sync.WaitGroup // every goroutine of this Backend
-
-	closeOnce sync.Once
-	closeErr  error
+	life *driver.Life
 }
 
 var (
@@ -91,7 +82,7 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 		return nil, err
 	}
 	b := &Backend{
-		settings: s, log: s.Logger, leases: map[*lease]struct{}{},
+		settings: s, log: s.Logger, life: driver.NewLife(ctx, driverName, s.Logger),
 		rules: rules{
 			acceptVulnerable: s.InsecureAcceptVulnerableServer,
 			acceptPlaintext:  s.InsecureDevelopmentOnly, acceptNoAuth: s.InsecureDevelopmentOnly,
@@ -103,17 +94,14 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	if s.InsecureAcceptVulnerableServer {
 		b.log.Warn().Bool("alarm", true).Msg("InsecureAcceptVulnerableServer: servers whose access control has known holes are accepted")
 	}
-	// Not ctx, which bounds the opening only.
-	b.life, b.end = context.WithCancel(context.WithoutCancel(ctx))
 	if err := b.connect(); err != nil {
-		b.end()
-		return nil, fail("open", naming.Name{}, err)
+		return nil, errors.Join(b.life.Fail("open", naming.Name{}, err), b.life.Close(0))
 	}
 	if err := b.first(ctx); err != nil {
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
-		return nil, errors.Join(fail("open", naming.Name{}, err), b.Close())
+		return nil, errors.Join(b.life.Fail("open", naming.Name{}, err), b.Close())
 	}
 	return b, nil
 }
@@ -123,7 +111,7 @@ func (b *Backend) connect() error {
 		b.guard = &guard{tls: b.settings.tls, rules: b.rules, log: b.log, links: links{several: len(b.settings.hosts) > 1}, hosts: len(b.settings.hosts), refused: map[string]error{}}
 		var err error
 		b.client, err = clientv3.New(clientv3.Config{
-			Context:   b.life,
+			Context:   b.life.Context(),
 			Endpoints: b.settings.Endpoints,
 			Logger:    zap.NewNop(),
 			// One try: this package repeats itself, because clientv3 also repeats writes
@@ -184,7 +172,7 @@ func (b *Backend) first(ctx context.Context) error {
 func (b *Backend) Get(ctx context.Context, name naming.Name) (naming.Entry, error) {
 	const op = "get"
 	if name.IsZero() {
-		return naming.Entry{}, fail(op, name, errZeroName)
+		return naming.Entry{}, b.life.Fail(op, name, driver.ErrZeroName)
 	}
 	var resp *pb.RangeResponse
 	err := b.ask(ctx, getTimeout, getTry, func(ctx context.Context) (err error) {
@@ -195,7 +183,7 @@ func (b *Backend) Get(ctx context.Context, name naming.Name) (naming.Entry, erro
 		err = naming.ErrNotFound
 	}
 	if err != nil {
-		return naming.Entry{}, fail(op, name, err)
+		return naming.Entry{}, b.life.Fail(op, name, err)
 	}
 	return entry(name, resp.Kvs[0]), nil
 }
@@ -211,7 +199,7 @@ func (b *Backend) WhoAmI(ctx context.Context) (string, error) {
 	const op = "whoami"
 	who, err := b.settings.principal()
 	if err != nil {
-		return "", fail(op, naming.Name{}, err)
+		return "", b.life.Fail(op, naming.Name{}, err)
 	}
 	if b.rules.acceptNoAuth {
 		return who, nil
@@ -228,7 +216,7 @@ func (b *Backend) WhoAmI(ctx context.Context) (string, error) {
 		err = fmt.Errorf("%w: the server takes us for somebody else than %q", naming.ErrUnauthenticated, who)
 	}
 	if err != nil {
-		return "", fail(op, naming.Name{}, err)
+		return "", b.life.Fail(op, naming.Name{}, err)
 	}
 	return who, nil
 }
@@ -236,7 +224,7 @@ func (b *Backend) WhoAmI(ctx context.Context) (string, error) {
 // Describe implements naming.Describer.
 func (b *Backend) Describe() naming.Description {
 	return naming.Description{
-		Driver: driver, MirrorAll: true, NamesPerLease: namesPerLease,
+		Driver: driverName, MirrorAll: true, NamesPerLease: namesPerLease,
 		DefaultTTL: b.settings.DefaultTTL, MinTTL: MinTTL,
 	}
 }
@@ -244,69 +232,29 @@ func (b *Backend) Describe() naming.Description {
 // Close implements naming.Backend. Its error says which leases could not be
 // ended: their names are free after their TTL.
 func (b *Backend) Close() error {
-	b.closeOnce.Do(func() { b.closeErr = b.close() })
-	return b.closeErr
-}
-
-func (b *Backend) close() error {
-	b.mu.Lock()
-	b.closed = true // no goroutine starts from here on
-	var leases []*lease
-	for l := range b.leases {
-		leases = append(leases, l)
-	}
-	b.mu.Unlock()
-
-	ctx, cancel := context.WithTimeout(b.life, closeTimeout)
-	errs := make([]error, len(leases))
-	var wg sync.WaitGroup
-	for i, l := range leases {
-		l.finish(naming.ErrClosed)
-		wg.Go(func() { errs[i] = l.revoke(ctx) })
-	}
-	wg.Wait()
-	cancel()
-	b.end()
-	b.tasks.Wait()
+	err := b.life.Close(closeTimeout)
 	if b.client != b.settings.Client {
-		// Its error is that the context it was given has ended.
-		_ = b.client.Close()
+		_ = b.client.Close() // its error is that the context it was given has ended
 	}
-	return fail("close", naming.Name{}, errors.Join(errs...))
+	return err
 }
-
-// start runs f in a goroutine that Close waits for. f ends soon after b.life.
-func (b *Backend) start(f func()) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.closed {
-		return naming.ErrClosed
-	}
-	b.tasks.Go(f)
-	return nil
-}
-
-var errZeroName = fmt.Errorf("%w: the zero Name is no name", naming.ErrNameInvalid)
 
 // callOptions make a call wait for a connection, and take answers of any size.
 var callOptions = []grpc.CallOption{grpc.WaitForReady(true), grpc.MaxCallRecvMsgSize(1<<31 - 1)}
 
-// retryPause is between two tries of a call.
-const retryPause = 50 * time.Millisecond
-
 // ask calls f, which must be harmless to repeat, until it succeeds, is refused,
 // or total has passed.
 func (b *Backend) ask(ctx context.Context, total, try time.Duration, f func(context.Context) error) error {
-	within, cancel := b.bound(ctx, total)
+	within, cancel := b.life.Bound(ctx, total)
 	defer cancel()
-	return b.explain(ctx, b.again(within, try, f))
+	return b.life.Explain(ctx, b.again(within, try, f))
 }
 
 // again is the loop of ask. The error is translated.
 func (b *Backend) again(ctx context.Context, try time.Duration, f func(context.Context) error) error {
 	for {
 		err := b.once(ctx, try, f)
-		if err == nil || !errors.Is(err, naming.ErrUnavailable) || pause(ctx, retryPause) != nil {
+		if err == nil || !errors.Is(err, naming.ErrUnavailable) || driver.Pause(ctx, driver.RetryPause) != nil {
 			return err
 		}
 	}
@@ -320,30 +268,6 @@ func (b *Backend) once(ctx context.Context, try time.Duration, f func(context.Co
 	return b.translate(f(clientv3.WithRequireLeader(ctx)))
 }
 
-// bound gives a context that ends with ctx, after d, and with the Backend.
-func (b *Backend) bound(ctx context.Context, d time.Duration) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(ctx, d)
-	stop := context.AfterFunc(b.life, cancel)
-	return ctx, func() { stop(); cancel() }
-}
-
-// explain gives what ended a call of the caller's ctx that failed with err.
-func (b *Backend) explain(ctx context.Context, err error) error {
-	switch {
-	case ctx.Err() != nil:
-		return ctx.Err()
-	case b.isClosed():
-		return naming.ErrClosed
-	}
-	return err
-}
-
-func (b *Backend) isClosed() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.closed
-}
-
 // translate is the function of that name, which knows in addition why there is
 // no connection.
 func (b *Backend) translate(err error) error {
@@ -355,18 +279,6 @@ func (b *Backend) translate(err error) error {
 		return reason
 	}
 	return err
-}
-
-// pause waits for d, or gives ctx's error.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // clientCertificate gives the certificate that cfg would show.

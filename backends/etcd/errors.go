@@ -13,16 +13,8 @@ import (
 	"github.com/seed-6593ebad/skywarden/naming"
 )
 
-const driver = "etcd"
-
-// fail gives every error that leaves this package its form.
-func fail(op string, name naming.Name, err error) error {
-	var done *naming.Error
-	if err == nil || errors.As(err, &done) {
-		return err
-	}
-	return &naming.Error{Op: op, Name: name, Backend: driver, Err: err}
-}
+// driverName is in errors, logs and metrics.
+const driverName = "etcd"
 
 // kinds says what the server's own errors mean. What is not here goes by its
 // gRPC code.

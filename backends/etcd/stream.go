@@ -39,7 +39,7 @@ func (h *hub) join(ctx context.Context) (*stream, error) {
 	s := h.current
 	if s == nil || s.isOver() {
 		s = newStream(h.backend)
-		if err := h.backend.start(s.run); err != nil {
+		if err := h.backend.life.Start(s.run); err != nil {
 			h.mu.Unlock()
 			return nil, err
 		}
@@ -118,7 +118,7 @@ func newStream(b *Backend) *stream {
 		backend: b, opened: make(chan struct{}), over: make(chan struct{}),
 		running: map[int64]*sub{}, wake: make(chan struct{}, 1),
 	}
-	s.ctx, s.end = context.WithCancelCause(clientv3.WithRequireLeader(b.life))
+	s.ctx, s.end = context.WithCancelCause(clientv3.WithRequireLeader(b.life.Context()))
 	return s
 }
 
@@ -131,7 +131,7 @@ func (s *stream) run() {
 	defer helpers.Wait()
 	err := s.receive(&helpers)
 	s.end(err)
-	if s.err = s.backend.translate(context.Cause(s.ctx)); s.backend.life.Err() != nil {
+	if s.err = s.backend.translate(context.Cause(s.ctx)); s.backend.life.Context().Err() != nil {
 		s.err = naming.ErrClosed
 	}
 }
