@@ -56,6 +56,9 @@ func newContainer(ctx context.Context, s spec, ref string) (*container, error) {
 		// on loopback, because nobody else should reach a test's server.
 		bindings[port] = []network.PortBinding{{HostIP: netip.MustParseAddr(loopback), HostPort: strconv.Itoa(number)}}
 	}
+	// So that a configuration file names the files beside it the same way in a
+	// container and in a process.
+	request.ConfigModifier = func(config *apicontainer.Config) { config.WorkingDir = containerDir }
 	request.HostConfigModifier = func(host *apicontainer.HostConfig) { host.PortBindings = bindings }
 	for name, content := range s.files {
 		request.Files = append(request.Files, testcontainers.ContainerFile{

@@ -17,6 +17,11 @@
 //
 //	cfg := clientv3.Config{Endpoints: etcd.Endpoints(), TLS: etcd.ClientTLS(t, "alice")}
 //
+//	consul := harness.StartConsul(t, harness.ConsulOptions{})
+//	consul.Node(t, "alice")
+//	consul.Policy(t, "alice", `session "alice" { policy = "write" }`)
+//	token := consul.Token(t, "alice") // for consul.Addresses(), trusting consul.CA
+//
 //	etcd.Pause(t)   // hangs, as by SIGSTOP
 //	etcd.Unpause(t)
 //	etcd.Kill(t)    // as by SIGKILL
@@ -41,6 +46,7 @@
 //	SKYWARDEN_FORCE_PROCESSES=1     child processes even if there is an engine
 //	SKYWARDEN_ETCD_IMAGE            the image for etcd 3.7.3
 //	SKYWARDEN_ETCD_3_6_5_IMAGE      the image for etcd 3.6.5
+//	SKYWARDEN_CONSUL_IMAGE          the image for Consul 1.20.1
 //
 // # Adding a server
 //

@@ -135,9 +135,14 @@ type ClientFiles struct{ CA, Cert, Key string }
 // 0600) and the CA into a directory that lives as long as the test.
 func (e *Etcd) ClientFiles(tb testing.TB, commonName string) ClientFiles {
 	tb.Helper()
+	return writeClientFiles(tb, e.CA, commonName)
+}
+
+func writeClientFiles(tb testing.TB, ca *testca.CA, commonName string) ClientFiles {
+	tb.Helper()
 	dir := tb.TempDir()
-	cert, key := e.CA.Client(tb, commonName).WriteFiles(tb, dir, "client")
-	return ClientFiles{CA: e.CA.WriteFile(tb, dir, "ca"), Cert: cert, Key: key}
+	cert, key := ca.Client(tb, commonName).WriteFiles(tb, dir, "client")
+	return ClientFiles{CA: ca.WriteFile(tb, dir, "ca"), Cert: cert, Key: key}
 }
 
 // A Grant is one permission of a role: on one key, or on all keys that begin

@@ -22,7 +22,7 @@ import (
 
 // An Image is a server program at a pinned version.
 type Image struct {
-	Name    string // "etcd"
+	Name    string // "etcd", "consul"
 	Version string // "3.7.3"
 	Env     string // environment variable that names another image
 
@@ -36,6 +36,7 @@ func Images() []Image {
 	return []Image{
 		etcdImage("3.7.3", "etcd", "SKYWARDEN_ETCD_IMAGE"),
 		etcdImage("3.6.5", "etcd-3.6.5", "SKYWARDEN_ETCD_3_6_5_IMAGE"),
+		consulImage,
 	}
 }
 

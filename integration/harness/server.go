@@ -28,7 +28,7 @@ type spec struct {
 	ports []int             // listened on, the same number inside and outside of a container
 	files map[string][]byte // name below dir -> content
 	// args is the command line; the server listens on host, and finds its
-	// files and may keep its data below dir.
+	// files and may keep its data below dir, which is its working directory.
 	args func(host, dir string) []string
 	// ready asks the server once; it is repeated until it succeeds.
 	ready func(context.Context) error
@@ -48,7 +48,7 @@ type runner interface {
 
 const (
 	leverTimeout = 30 * time.Second // measured: each lever 0.45 s at most
-	readyTimeout = 60 * time.Second // measured: 0.5 s; more when tests of several packages share two cores
+	readyTimeout = 60 * time.Second // measured: 0.5 s etcd, 3 s Consul; more when tests of several packages share two cores
 )
 
 // startServer runs a server until the test ends.
