@@ -3,11 +3,17 @@ package consul
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
+	"regexp"
 	"time"
 
 	"github.com/rs/zerolog"
 
+	"github.com/seed-6593ebad/skywarden/internal/driver"
+	"github.com/seed-6593ebad/skywarden/internal/secretfile"
 	"github.com/seed-6593ebad/skywarden/internal/tlsfile"
+	"github.com/seed-6593ebad/skywarden/naming"
 )
 
 // Config says how to reach Consul and as whom. Addresses, Principal, one of
@@ -82,7 +88,154 @@ type TLS struct {
 
 // A Secret is a text that is printed as "[redacted]" everywhere: by fmt with
 // every verb, in JSON and by loggers. The zero Secret is none.
-type Secret = tlsfile.Secret
+type Secret = secretfile.Secret
 
 // NewSecret hides text. An empty text is no Secret: the zero one.
-func NewSecret(text string) Secret { return tlsfile.NewSecret(text) }
+func NewSecret(text string) Secret { return secretfile.NewSecret(text) }
+
+// Limits and defaults of leases.
+const (
+	// LeastTTL is the least that Config.MinTTL may be.
+	LeastTTL = 3 * time.Second
+	// MaxTTL is the longest lease there is.
+	MaxTTL = 24 * time.Hour
+
+	defaultTTL = 10 * time.Second // also the least that servers take, unless their session_ttl_min says otherwise
+)
+
+// settings are a Config that was checked.
+type settings struct {
+	Config
+	keys   keys
+	scheme string
+	hosts  []string           // HOST:PORT of each address
+	tls    func() *tls.Config // for each connection; nil: plaintext
+	token  func(context.Context) (Secret, error)
+}
+
+// nodePattern is what Consul itself asks of the name of a node, and what is safe
+// in a path and a policy.
+var nodePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+
+// check reports all problems of the Config, joined. It reads the files.
+func (c Config) check() (*settings, error) {
+	s := &settings{Config: c}
+	var problems []error
+	bad := func(err error) {
+		if err != nil {
+			problems = append(problems, err)
+		}
+	}
+	bad(checkPrincipal(c.Principal))
+	var err error
+	s.keys, err = newKeys(c.Root)
+	bad(err)
+	if s.Node == "" {
+		s.Node = s.keys.node(c.Principal)
+	} else if !nodePattern.MatchString(c.Node) {
+		bad(fmt.Errorf("node %q: 1 to 128 letters, digits, \"_\", \"-\" and dots, and first a letter or digit", c.Node))
+	}
+	bad(s.useTTLs())
+	bad(s.useToken())
+	bad(s.useAddresses())
+	if err := errors.Join(problems...); err != nil {
+		return nil, fmt.Errorf("consul: %w", err)
+	}
+	return s, nil
+}
+
+func (s *settings) useTTLs() error {
+	if s.MinTTL == 0 {
+		s.MinTTL = defaultTTL
+	}
+	if s.MinTTL < LeastTTL || s.MinTTL > MaxTTL {
+		return fmt.Errorf("MinTTL is %v: %v at least and %v at most", s.MinTTL, LeastTTL, MaxTTL)
+	}
+	if s.DefaultTTL == 0 {
+		s.DefaultTTL = max(defaultTTL, s.MinTTL)
+	}
+	if s.DefaultTTL < s.MinTTL || s.DefaultTTL > MaxTTL {
+		return fmt.Errorf("DefaultTTL is %v: %v at least, the servers' session_ttl_min, and %v at most", s.DefaultTTL, s.MinTTL, MaxTTL)
+	}
+	return nil
+}
+
+func (s *settings) useToken() error {
+	given := 0
+	if s.Token != (Secret{}) {
+		given++
+		s.token = func(context.Context) (Secret, error) { return s.Token, nil }
+	}
+	if s.TokenFile != "" {
+		given++
+		file, err := secretfile.Open("token", s.TokenFile, func(err error) {
+			if err != nil {
+				s.Logger.Error().Err(err).Msg("a changed token file cannot be used: the token before stays in use")
+				return
+			}
+			s.Logger.Info().Msg("a changed token file is in use")
+		})
+		if err != nil {
+			return err
+		}
+		s.token = func(context.Context) (Secret, error) { return file.Get(), nil }
+	}
+	if s.TokenFunc != nil {
+		given++
+		s.token = s.TokenFunc
+	}
+	switch {
+	case given > 1:
+		return errors.New("more than one of Token, TokenFile and TokenFunc is given: give one")
+	case given == 0 && !s.InsecureDevelopmentOnly:
+		return fmt.Errorf("no token: %w: give TokenFile, Token or TokenFunc: what we may do is said by it", naming.ErrInsecureConfig)
+	case given == 0:
+		s.token = func(context.Context) (Secret, error) { return Secret{}, nil }
+	}
+	return nil
+}
+
+func (s *settings) useAddresses() error {
+	var plain bool
+	var problems []error
+	var err error
+	s.hosts, plain, err = driver.Endpoints("Addresses", "https://10.0.0.1:8501", s.Addresses, s.InsecureDevelopmentOnly)
+	if err != nil {
+		problems = append(problems, err)
+	}
+	s.scheme = "https"
+	switch {
+	case plain:
+		s.scheme = "http"
+		if s.TLS != (TLS{}) || s.TLSConfig != nil {
+			problems = append(problems, errors.New("TLS is given for Addresses that do not use it: make them https"))
+		}
+	case s.TLSConfig != nil:
+		if s.TLS != (TLS{}) {
+			problems = append(problems, errors.New("both TLS and TLSConfig are given: give one"))
+		}
+		own, err := driver.OwnTLS(s.TLSConfig)
+		if err != nil {
+			problems = append(problems, err)
+		}
+		s.tls = own.Clone
+	default:
+		open := tlsfile.OpenCA
+		if s.TLS.CertFile != "" || s.TLS.KeyFile != "" || s.TLS.Key != (Secret{}) {
+			open = tlsfile.Open
+		}
+		source, err := open(tlsfile.Config(s.TLS), func(err error) {
+			if err != nil {
+				s.Logger.Error().Err(err).Msg("changed TLS files cannot be used: the ones before stay in use")
+				return
+			}
+			s.Logger.Info().Msg("changed TLS files are in use")
+		})
+		if err != nil {
+			problems = append(problems, err)
+			break
+		}
+		s.tls = source.Client
+	}
+	return errors.Join(problems...)
+}

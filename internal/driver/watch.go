@@ -85,6 +85,7 @@ type Teller struct {
 	synced bool                  // the reader was told so, and of no Down since
 	down   bool                  // the reader was told so, and of no Synced since
 	last   time.Time             // of the last event
+	count  int                   // of all events
 }
 
 // A state is what makes one state of an entry differ from another. The revision
@@ -99,6 +100,12 @@ var seed = maphash.MakeSeed()
 
 // Stopped says whether the reader has gone.
 func (t *Teller) Stopped() bool { return t.stopped }
+
+// Synced says whether the reader was told Synced, and of no Down since.
+func (t *Teller) Synced() bool { return t.synced }
+
+// Told counts the events that the reader was told.
+func (t *Teller) Told() int { return t.count }
 
 // Put tells of an entry, unless the reader knows it.
 func (t *Teller) Put(e naming.Entry) bool {
@@ -154,6 +161,7 @@ func (t *Teller) Alive(heard time.Time) bool {
 
 func (t *Teller) tell(event naming.Event) bool {
 	t.last = time.Now()
+	t.count++
 	t.stopped = !t.yield(event, nil)
 	return !t.stopped
 }

@@ -1,0 +1,179 @@
+package consul
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/consul/api"
+
+	"github.com/seed-6593ebad/skywarden/internal/driver"
+	"github.com/seed-6593ebad/skywarden/internal/secretfile"
+	"github.com/seed-6593ebad/skywarden/naming"
+)
+
+// servers are the addresses that requests go to: one after the other, each as
+// long as it answers. The SDK's client knows one address, tries once and has no
+// deadline.
+type servers struct {
+	transport *http.Transport
+	clients   []*api.Client
+	current   atomic.Int64
+}
+
+// Times of connections. One that hangs is closed after sendPing + pingTimeout,
+// whoever waits on it.
+const (
+	dialTimeout = 2 * time.Second
+	sendPing    = 3 * time.Second
+	pingTimeout = 2 * time.Second
+)
+
+func newServers(s *settings) (*servers, error) {
+	dialer := &net.Dialer{Timeout: dialTimeout}
+	transport := &http.Transport{
+		// No proxy of the environment: what we send is for the server alone.
+		DialContext: dialer.DialContext,
+		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			own := s.tls()
+			own.NextProtos = []string{"h2", "http/1.1"}
+			return (&tls.Dialer{NetDialer: dialer, Config: own}).DialContext(ctx, network, address)
+		},
+		// HTTP/2, because a server takes 200 connections of one host
+		// (http_max_conns_per_client), and each watch is a request that waits.
+		ForceAttemptHTTP2: true,
+		HTTP2:             &http.HTTP2Config{SendPingTimeout: sendPing, PingTimeout: pingTimeout},
+		IdleConnTimeout:   90 * time.Second,
+	}
+	all := &servers{transport: transport}
+	client := &http.Client{
+		Transport: &sender{transport, s},
+		// A redirection could send the token to somebody else.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	for _, host := range s.hosts {
+		c, err := api.NewClient(&api.Config{Address: host, Scheme: s.scheme, HttpClient: client, Transport: transport, Datacenter: s.Datacenter})
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", naming.ErrInsecureConfig, err)
+		}
+		all.clients = append(all.clients, c)
+	}
+	return all, nil
+}
+
+// pick gives the client to use now, and a function to tell when it did not
+// answer: then the next one is picked.
+func (s *servers) pick() (client *api.Client, failed func()) {
+	at := s.current.Load()
+	return s.clients[at%int64(len(s.clients))], func() { s.current.CompareAndSwap(at, at+1) }
+}
+
+// A sender puts our token on every request, and takes an answer only from a
+// server that denies by default. There is no other way out of this package.
+type sender struct {
+	next     http.RoundTripper
+	settings *settings
+}
+
+// RoundTrip implements http.RoundTripper.
+func (s *sender) RoundTrip(request *http.Request) (*http.Response, error) {
+	token, err := s.settings.token(request.Context())
+	if err != nil {
+		return nil, fmt.Errorf("%w: there is no token: %w", naming.ErrUnavailable, err)
+	}
+	request = request.Clone(request.Context()) // which may not be changed
+	if text := secretfile.Reveal(token); text != "" {
+		request.Header.Set("X-Consul-Token", text)
+	} else {
+		request.Header.Del("X-Consul-Token") // of the environment
+	}
+	response, err := s.next.RoundTrip(request)
+	if err != nil {
+		return nil, err
+	}
+	// Every answer of a server has it. Agents tell their own setting.
+	if policy := response.Header.Get("X-Consul-Default-ACL-Policy"); policy != "deny" && !s.settings.InsecureDevelopmentOnly {
+		_ = response.Body.Close() // it is not looked at
+		return nil, errNotDeny(policy)
+	}
+	return response, nil
+}
+
+func errNotDeny(policy string) error {
+	if policy == "" {
+		return fmt.Errorf("%w: the answer does not say what is allowed by default, as one of Consul does: is the address that of something else?", naming.ErrUnavailable)
+	}
+	return fmt.Errorf("%w: what no policy speaks of is allowed there (default_policy is %q), so anybody may take any name: set acl.enabled and acl.default_policy = \"deny\", on agents too", naming.ErrInsecureConfig, policy)
+}
+
+// ask calls f, which must be harmless to repeat, until it succeeds, is refused,
+// or total has passed.
+func (b *Backend) ask(ctx context.Context, total, try time.Duration, f func(context.Context, *api.Client) error) error {
+	within, cancel := b.life.Bound(ctx, total)
+	defer cancel()
+	for {
+		client, failed := b.servers.pick()
+		err := once(within, try, func(ctx context.Context) error { return f(ctx, client) })
+		if err == nil || !errors.Is(err, naming.ErrUnavailable) {
+			return b.life.Explain(ctx, err)
+		}
+		failed()
+		if driver.Pause(within, driver.RetryPause) != nil {
+			return b.life.Explain(ctx, err)
+		}
+	}
+}
+
+// once makes one try. The error is translated.
+func once(ctx context.Context, try time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, try)
+	defer cancel()
+	return translate(f(ctx))
+}
+
+// change sends a write until it is answered. do says whether it took effect.
+// doubt says that beside the try that was answered there is one that was not,
+// and that may have taken effect or may still: a server that waits for a leader
+// holds a request for up to 7 s. The error is translated.
+func (b *Backend) change(ctx context.Context, do func(*api.Client, *api.WriteOptions) (bool, error)) (done, doubt bool, err error) {
+	start := time.Now()
+	for {
+		client, failed := b.servers.pick()
+		try, cancel := context.WithTimeout(ctx, writeTry)
+		sent := false
+		traced := httptrace.WithClientTrace(try, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { sent = true }})
+		done, err = do(client, b.writing(traced))
+		cancel()
+		if err == nil {
+			return done, doubt, nil
+		}
+		known := repeat
+		if sent {
+			known = judge(err)
+		}
+		err = translate(err)
+		doubt = doubt || known == ambiguous
+		if known == refused {
+			return false, doubt, err
+		}
+		failed()
+		if !doubt && time.Since(start) > writeTimeout || driver.Pause(ctx, driver.RetryPause) != nil {
+			return false, doubt, err
+		}
+	}
+}
+
+// reading is for reads that see every write that has ended.
+func (b *Backend) reading(ctx context.Context) *api.QueryOptions {
+	return (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx)
+}
+
+func (b *Backend) writing(ctx context.Context) *api.WriteOptions {
+	return (&api.WriteOptions{}).WithContext(ctx)
+}
