@@ -22,6 +22,10 @@
 //	consul.Policy(t, "alice", `session "alice" { policy = "write" }`)
 //	token := consul.Token(t, "alice") // for consul.Addresses(), trusting consul.CA
 //
+//	cluster := harness.StartConsulCluster(t, harness.ConsulOptions{})
+//	cluster.Leader(t).Kill(t)
+//	cluster.AwaitVoters(t) // before the next fault, once it was started again
+//
 //	etcd.Pause(t)   // hangs, as by SIGSTOP
 //	etcd.Unpause(t)
 //	etcd.Kill(t)    // as by SIGKILL
