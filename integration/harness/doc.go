@@ -35,6 +35,10 @@
 //	proxy.BlackHole()
 //	proxy.Heal()
 //
+//	recorder := harness.NewHTTPRecorder(t, consul.CA, consul.Address) // give recorder.URL() to the client
+//	recorder.DropResponse(func(r *http.Request) bool { return r.Method == http.MethodPut })
+//	for _, request := range recorder.Requests() { … request.Token … }
+//
 // Everything is removed when the test ends, also when it fails; then the end
 // of the server's log is printed.
 //
