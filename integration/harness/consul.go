@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"net"
 	"net/http"
 	"strconv"
@@ -36,11 +37,13 @@ type ConsulOptions struct {
 	Config map[string]any
 }
 
-// Consul is a running Consul server that is a datacentre of its own.
+// Consul is a running Consul server: alone, or one of a cluster.
 type Consul struct {
 	*Server
 	*ConsulAccess
 	Address string // 127.0.0.1:PORT of HTTPS, unchanged by Kill and Start
+
+	peerAddress string // what /v1/status/leader calls it
 }
 
 // StartConsul runs a Consul server until the test ends. When it returns there
@@ -48,13 +51,13 @@ type Consul struct {
 func StartConsul(tb testing.TB, o ConsulOptions) *Consul {
 	tb.Helper()
 	dc := newDatacentre(tb, o)
-	member := dc.member(tb, "server-1", loopback)
+	member := dc.member(tb, "server-1", peerHost{ip: loopback})
 	access := dc.access(tb, member)
-	ready := func(ctx context.Context) error { return consistentRead(ctx, access.Admin) }
 	return &Consul{
-		Server:       startServer(tb, dc.spec(tb, member, []consulMember{member}, ready)),
+		Server:       startServer(tb, dc.spec(tb, member, []consulMember{member}, access.consistentRead)),
 		ConsulAccess: access,
 		Address:      member.address(),
+		peerAddress:  member.peerAddress(),
 	}
 }
 
@@ -66,6 +69,7 @@ type ConsulAccess struct {
 	ManagementToken string // may do everything; Admin has it
 
 	addresses  []string
+	serverCert testca.Cert
 	clientCert bool
 }
 
@@ -102,16 +106,11 @@ func (a *ConsulAccess) ClientFiles(tb testing.TB, commonName string) ClientFiles
 	return writeClientFiles(tb, a.CA, commonName)
 }
 
-// Client is a client with a token, for the first server. It closes its
-// connections when the test ends.
+// Client is a client with a token; of a cluster it knows the first server
+// alone. It closes its connections when the test ends.
 func (a *ConsulAccess) Client(tb testing.TB, token string) *api.Client {
 	tb.Helper()
-	return a.client(tb, a.addresses[0], token)
-}
-
-func (a *ConsulAccess) client(tb testing.TB, address, token string) *api.Client {
-	tb.Helper()
-	return newConsulClient(tb, address, token, newTransport(tb, a.ClientTLS(tb)))
+	return newConsulClient(tb, a.addresses[0], token, newTransport(tb, a.ClientTLS(tb)))
 }
 
 // Policy makes a policy of rules in HCL, or gives new rules to the one of that
@@ -145,7 +144,30 @@ func (a *ConsulAccess) Token(tb testing.TB, policies ...string) string {
 		token, _, err = a.Admin.ACL().TokenCreate(token, write)
 		return err
 	})
+	for _, address := range a.addresses {
+		a.awaitToken(tb, address, token.SecretID)
+	}
 	return token.SecretID
+}
+
+// awaitToken waits until a server has heard of a token: it reaches a follower
+// a moment after the leader has answered. A server that does not answer is
+// not waited for.
+func (a *ConsulAccess) awaitToken(tb testing.TB, address, secret string) {
+	tb.Helper()
+	client := newConsulClient(tb, address, secret, newTransport(tb, adminTLS(tb, a.CA, a.serverCert)))
+	ctx, cancel := context.WithTimeout(context.Background(), leverTimeout)
+	defer cancel()
+	err := poll(ctx, func(try context.Context) (bool, error) {
+		_, _, err := client.ACL().TokenReadSelf((&api.QueryOptions{AllowStale: true}).WithContext(try))
+		if _, refused := errors.AsType[api.StatusError](err); refused {
+			return false, err
+		}
+		return true, nil
+	})
+	if err != nil {
+		tb.Fatalf("harness: %s does not know a new token: %v", address, err)
+	}
 }
 
 // RevokeToken deletes a token by its secret.
@@ -197,7 +219,7 @@ type datacentre struct {
 // consulMember is one server of a datacentre and where it listens.
 type consulMember struct {
 	name                string
-	host                string // for its peers
+	peers               peerHost
 	https, server, serf int
 }
 
@@ -212,20 +234,28 @@ func newDatacentre(tb testing.TB, o ConsulOptions) *datacentre {
 	return dc
 }
 
-func (dc *datacentre) member(tb testing.TB, name, host string) consulMember {
+func (dc *datacentre) member(tb testing.TB, name string, peers peerHost) consulMember {
 	tb.Helper()
-	return consulMember{name: name, host: host, https: freePort(tb), server: freePort(tb), serf: freePort(tb)}
+	return consulMember{name: name, peers: peers, https: freePort(tb), server: freePort(tb), serf: freePort(tb)}
 }
 
 func (m consulMember) address() string { return net.JoinHostPort(loopback, strconv.Itoa(m.https)) }
 
+func (m consulMember) peerAddress() string {
+	return net.JoinHostPort(m.peers.ip, strconv.Itoa(m.server))
+}
+
 func (dc *datacentre) access(tb testing.TB, members ...consulMember) *ConsulAccess {
 	tb.Helper()
-	a := &ConsulAccess{CA: dc.ca, ManagementToken: dc.managementToken, clientCert: dc.options.ClientCerts}
+	a := &ConsulAccess{CA: dc.ca, ManagementToken: dc.managementToken, serverCert: dc.serverCert, clientCert: dc.options.ClientCerts}
 	for _, member := range members {
 		a.addresses = append(a.addresses, member.address())
 	}
-	a.Admin = newConsulClient(tb, a.addresses[0], dc.managementToken, newTransport(tb, adminTLS(tb, dc.ca, dc.serverCert)))
+	var transport http.RoundTripper = newTransport(tb, adminTLS(tb, dc.ca, dc.serverCert))
+	if len(members) > 1 {
+		transport = anyServer{transport, a.addresses}
+	}
+	a.Admin = newConsulClient(tb, a.addresses[0], dc.managementToken, transport)
 	return a
 }
 
@@ -246,6 +276,7 @@ func (dc *datacentre) spec(tb testing.TB, m consulMember, members []consulMember
 	return spec{
 		image: consulImage,
 		ports: []int{m.https},
+		peers: m.peers,
 		files: files,
 		args: func(host, dir string) []string {
 			return []string{
@@ -269,7 +300,7 @@ func (dc *datacentre) config(m consulMember, members []consulMember) map[string]
 	join := []string{}
 	for _, other := range members {
 		if other != m {
-			join = append(join, net.JoinHostPort(other.host, strconv.Itoa(other.serf)))
+			join = append(join, net.JoinHostPort(other.peers.ip, strconv.Itoa(other.serf)))
 		}
 	}
 	return map[string]any{
@@ -277,8 +308,7 @@ func (dc *datacentre) config(m consulMember, members []consulMember) map[string]
 		"datacenter":       "dc1",
 		"node_name":        m.name,
 		"bootstrap_expect": len(members),
-		"bind_addr":        m.host,
-		"advertise_addr":   m.host,
+		"bind_addr":        m.peers.ip,
 		"retry_join":       join,
 		"retry_interval":   "500ms",
 		"ports": map[string]any{
@@ -332,8 +362,8 @@ func encodeJSON(tb testing.TB, config map[string]any) []byte {
 }
 
 // consistentRead fails without a leader that is confirmed by a majority.
-func consistentRead(ctx context.Context, client *api.Client) error {
-	_, _, err := client.KV().Get("ready", (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
+func (a *ConsulAccess) consistentRead(ctx context.Context) error {
+	_, _, err := a.Admin.KV().Get("ready", (&api.QueryOptions{RequireConsistent: true}).WithContext(ctx))
 	return err
 }
 

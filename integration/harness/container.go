@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"path"
 	"strconv"
 	"strings"
+	"testing"
 	"time"
 
 	"github.com/moby/moby/api/pkg/stdcopy"
@@ -17,7 +19,7 @@ import (
 	"github.com/testcontainers/testcontainers-go"
 )
 
-// Label is on every container of the tests.
+// Label is on every container and network of the tests.
 const Label = "skywarden.test"
 
 // containerDir holds a server's files and data inside its container. The
@@ -60,6 +62,16 @@ func newContainer(ctx context.Context, s spec, ref string) (*container, error) {
 	// container and in a process.
 	request.ConfigModifier = func(config *apicontainer.Config) { config.WorkingDir = containerDir }
 	request.HostConfigModifier = func(host *apicontainer.HostConfig) { host.PortBindings = bindings }
+	if s.peers.network != "" {
+		address, err := netip.ParseAddr(s.peers.ip)
+		if err != nil {
+			return nil, err
+		}
+		request.Networks = []string{s.peers.network}
+		request.EndpointSettingsModifier = func(endpoints map[string]*network.EndpointSettings) {
+			endpoints[s.peers.network].IPAMConfig = &network.EndpointIPAMConfig{IPv4Address: address}
+		}
+	}
 	for name, content := range s.files {
 		request.Files = append(request.Files, testcontainers.ContainerFile{
 			Reader: bytes.NewReader(content), ContainerFilePath: path.Join(containerDir, name), FileMode: 0o600,
@@ -131,4 +143,70 @@ func (c *container) log(ctx context.Context) (string, error) {
 func (c *container) remove(ctx context.Context) error {
 	_, err := c.client.ContainerRemove(ctx, c.id(), client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
 	return err
+}
+
+// newPeerHosts makes room for the servers of a cluster, three at most: with
+// containers a network that lives as long as the test, with an address for
+// each that stays when a server is killed and started again.
+func newPeerHosts(tb testing.TB, count int) []peerHost {
+	tb.Helper()
+	mode, err := CurrentMode()
+	if err != nil {
+		tb.Fatalf("harness: %v", err)
+	}
+	hosts := make([]peerHost, count)
+	if !mode.Containers {
+		for i := range hosts {
+			hosts[i].ip = loopback
+		}
+		return hosts
+	}
+	name, subnet := newNetwork(tb)
+	address := subnet.Addr().Next() // the gateway's
+	for i := range hosts {
+		address = address.Next()
+		hosts[i] = peerHost{network: name, ip: address.String()}
+	}
+	return hosts
+}
+
+// newNetwork makes a network with a subnet of six addresses, because Docker
+// fixes addresses only in a subnet that it was told. Nobody knows which are
+// free: it tries.
+func newNetwork(tb testing.TB) (name string, subnet netip.Prefix) {
+	tb.Helper()
+	engine, err := engine()
+	if err != nil {
+		tb.Fatalf("harness: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), leverTimeout)
+	defer cancel()
+	for range 20 {
+		start := netip.AddrFrom4([4]byte{10, byte(200 + rand.IntN(50)), byte(rand.IntN(256)), byte(8 * rand.IntN(32))})
+		name, subnet = "skywarden-test-"+start.String(), netip.PrefixFrom(start, 29)
+		_, err = engine.Client().NetworkCreate(ctx, name, client.NetworkCreateOptions{
+			Driver: "bridge",
+			IPAM:   &network.IPAM{Config: []network.IPAMConfig{{Subnet: subnet}}},
+			Labels: map[string]string{Label: "true"},
+		})
+		if err == nil {
+			tb.Cleanup(func() { removeNetwork(tb, name) })
+			return name, subnet
+		}
+	}
+	tb.Fatalf("harness: make a network for a cluster, 20 tries: %v", err)
+	return "", netip.Prefix{}
+}
+
+func removeNetwork(tb testing.TB, name string) {
+	tb.Helper()
+	engine, err := engine()
+	if err == nil {
+		ctx, cancel := context.WithTimeout(context.Background(), leverTimeout)
+		defer cancel()
+		_, err = engine.Client().NetworkRemove(ctx, name, client.NetworkRemoveOptions{})
+	}
+	if err != nil {
+		tb.Errorf("harness: the network %s is left over: %v", name, err)
+	}
 }

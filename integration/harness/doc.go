@@ -22,6 +22,10 @@
 //	consul.Policy(t, "alice", `session "alice" { policy = "write" }`)
 //	token := consul.Token(t, "alice") // for consul.Addresses(), trusting consul.CA
 //
+//	cluster := harness.StartConsulCluster(t, harness.ConsulOptions{})
+//	cluster.Leader(t).Kill(t)
+//	cluster.AwaitVoters(t) // before the next fault, once it was started again
+//
 //	etcd.Pause(t)   // hangs, as by SIGSTOP
 //	etcd.Unpause(t)
 //	etcd.Kill(t)    // as by SIGKILL
@@ -30,6 +34,10 @@
 //	proxy := harness.NewProxy(t, etcd.Address) // give proxy.Address() to the client
 //	proxy.BlackHole()
 //	proxy.Heal()
+//
+//	recorder := harness.NewHTTPRecorder(t, consul.CA, consul.Address) // give recorder.URL() to the client
+//	recorder.DropResponse(func(r *http.Request) bool { return r.Method == http.MethodPut })
+//	for _, request := range recorder.Requests() { … request.Token … }
 //
 // Everything is removed when the test ends, also when it fails; then the end
 // of the server's log is printed.

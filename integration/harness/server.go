@@ -26,12 +26,20 @@ type Server struct {
 type spec struct {
 	image Image
 	ports []int             // listened on, the same number inside and outside of a container
+	peers peerHost          // where its peers reach it; zero for a server without peers
 	files map[string][]byte // name below dir -> content
 	// args is the command line; the server listens on host, and finds its
 	// files and may keep its data below dir, which is its working directory.
 	args func(host, dir string) []string
 	// ready asks the server once; it is repeated until it succeeds.
 	ready func(context.Context) error
+}
+
+// peerHost is where the servers of a cluster reach one of them: an address in
+// a Docker network of their own, or loopback if they are processes.
+type peerHost struct {
+	network string // "" for processes
+	ip      string
 }
 
 // runner is what a container and a process have in common.
@@ -104,17 +112,29 @@ func (s *Server) Start(tb testing.TB) {
 }
 
 func (s *Server) awaitReady(ctx context.Context) error {
+	return poll(ctx, func(try context.Context) (done bool, err error) {
+		err = s.ready(try)
+		if err == nil {
+			return true, nil
+		}
+		if running, stateErr := s.runner.running(ctx); stateErr != nil || !running {
+			return true, errors.Join(fmt.Errorf("it has ended by itself: %w", err), stateErr)
+		}
+		return false, err
+	})
+}
+
+// poll repeats step, each time with two seconds, until it is done. When ctx
+// ends first, the error is the latest one of step.
+func poll(ctx context.Context, step func(context.Context) (done bool, err error)) error {
 	retry := time.NewTicker(50 * time.Millisecond)
 	defer retry.Stop()
 	for {
 		try, cancel := context.WithTimeout(ctx, 2*time.Second)
-		err := s.ready(try)
+		done, err := step(try)
 		cancel()
-		if err == nil {
-			return nil
-		}
-		if running, stateErr := s.runner.running(ctx); stateErr != nil || !running {
-			return errors.Join(fmt.Errorf("it has ended by itself: %w", err), stateErr)
+		if done {
+			return err
 		}
 		select {
 		case <-retry.C:
