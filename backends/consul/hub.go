@@ -72,7 +72,7 @@ const (
 	pulseTry   = 1200 * time.Millisecond
 	silentFor  = 4 * time.Second
 	// A token that is not known may be about to be replaced by the next one.
-	unknownFor = 5 * time.Second
+	unknownFor = 3 * time.Second
 )
 
 var (

@@ -89,7 +89,7 @@ func (b *Backend) Lease(ctx context.Context, ttl time.Duration) (naming.Lease, e
 // create makes a session. One whose answer was lost holds nothing and ends by
 // itself after twice the TTL.
 func (b *Backend) create(ctx context.Context, ttl time.Duration) (id string, deadline time.Time, err error) {
-	err = b.ask(ctx, createTimeout, createTry, func(ctx context.Context, client *api.Client) (err error) {
+	err = b.again(ctx, createTry, func(ctx context.Context, client *api.Client) (err error) {
 		start := time.Now()
 		id, _, err = client.Session().CreateNoChecks(&api.SessionEntry{
 			Name: b.settings.keys.root + "/" + b.settings.Principal, Node: b.settings.Node,
@@ -106,7 +106,9 @@ func (b *Backend) create(ctx context.Context, ttl time.Duration) (id string, dea
 
 // destroy ends a session; that there is none is fine. It tries for closeTimeout.
 func (b *Backend) destroy(ctx context.Context, id string) error {
-	err := b.ask(ctx, closeTimeout, createTry, func(ctx context.Context, client *api.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
+	err := b.again(ctx, createTry, func(ctx context.Context, client *api.Client) error {
 		_, err := client.Session().Destroy(id, b.writing(ctx))
 		return err
 	})

@@ -117,15 +117,20 @@ func errNotDeny(policy string) error {
 func (b *Backend) ask(ctx context.Context, total, try time.Duration, f func(context.Context, *api.Client) error) error {
 	within, cancel := b.life.Bound(ctx, total)
 	defer cancel()
+	return b.life.Explain(ctx, b.again(within, try, f))
+}
+
+// again is the loop of ask. The error is translated.
+func (b *Backend) again(ctx context.Context, try time.Duration, f func(context.Context, *api.Client) error) error {
 	for {
 		client, failed := b.servers.pick()
-		err := once(within, try, func(ctx context.Context) error { return f(ctx, client) })
+		err := once(ctx, try, func(ctx context.Context) error { return f(ctx, client) })
 		if err == nil || !errors.Is(err, naming.ErrUnavailable) {
-			return b.life.Explain(ctx, err)
+			return err
 		}
 		failed()
-		if driver.Pause(within, driver.RetryPause) != nil {
-			return b.life.Explain(ctx, err)
+		if driver.Pause(ctx, driver.RetryPause) != nil {
+			return err
 		}
 	}
 }

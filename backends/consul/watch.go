@@ -109,7 +109,8 @@ func (q query) await(ctx context.Context, t *driver.Teller, post *post, index ui
 		a, again, err := q.listen(ctx, t, post, result, moved)
 		cancel()
 		<-over
-		if !again {
+		// Whether a token that is not known has been replaced is decided by the post.
+		if unknown := errors.Is(err, naming.ErrUnauthenticated) && post.ctx.Err() == nil; !again && !unknown {
 			return a, err
 		}
 		if err := q.rest(ctx, t, post, rand.N(moveWithin)); err != nil || t.Stopped() { //nolint:gosec // spreads load
@@ -176,10 +177,7 @@ func (q query) ask(ctx context.Context, client *api.Client, index uint64) answer
 	} else {
 		a, err = q.get(client, options)
 	}
-	if a.err = translate(err); errors.Is(a.err, naming.ErrUnauthenticated) && index != 0 {
-		// The post decides how long that is borne with.
-		a.err = fmt.Errorf("%w: %v", naming.ErrUnavailable, a.err) //nolint:errorlint // on purpose
-	}
+	a.err = translate(err)
 	return a
 }
 

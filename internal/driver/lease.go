@@ -120,7 +120,11 @@ func (l *Lease) renew() {
 			return
 		default:
 			l.life.log.Debug().Err(err).Msg("lease not renewed yet")
-			due.Reset(min(renewWait, time.Until(l.Deadline())))
+			wait := renewWait
+			if errors.Is(err, naming.ErrDenied) || errors.Is(err, naming.ErrUnauthenticated) {
+				wait = max(wait, l.ttl/renewals/4) // somebody may be about to change that, not at once
+			}
+			due.Reset(min(wait, time.Until(l.Deadline())))
 		}
 	}
 }
