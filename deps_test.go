@@ -20,7 +20,7 @@ func TestDependencies(t *testing.T) {
 		consulSDK  = []string{"hashicorp/"}
 		containers = []string{"testcontainers", "docker", "moby/"}
 		metrics    = []string{"prometheus"}
-		tests      = []string{module + "/internal/testca", module + "/backends/backendtest", "goleak", "go-cmp"}
+		tests      = []string{module + "/internal/testca", module + "/backends/backendtest", module + "/skywardentest", "goleak", "go-cmp"}
 		etcd       = []string{module + "/backends/etcd"}
 		consul     = []string{module + "/backends/consul"}
 		memory     = []string{module + "/backends/memory"}
@@ -42,6 +42,7 @@ func TestDependencies(t *testing.T) {
 		{pkgs: "./backends/memory/...", not: [][]string{etcd, consul, adapter, runtime, configs, yaml, etcdSDK, consulSDK, containers, metrics, tests}},
 		{pkgs: "./backends/etcd/...", not: [][]string{memory, consul, adapter, runtime, configs, yaml, consulSDK, containers, metrics, tests}, has: [][]string{etcdSDK}},
 		{pkgs: ".", not: [][]string{etcd, consul, configs, yaml, etcdSDK, consulSDK, containers, metrics, tests}, has: [][]string{runtime, adapter, memory}},
+		{pkgs: "./skywardentest/...", not: [][]string{etcd, consul, configs, yaml, etcdSDK, consulSDK, containers, metrics, {module + "/internal/testca", module + "/backends/backendtest", "goleak", "go-cmp"}}, has: [][]string{runtime, adapter, memory}},
 		{pkgs: "./configs/...", not: [][]string{containers, tests}, has: [][]string{yaml, etcd, memory}},
 		{pkgs: "./cmd/...", not: [][]string{containers, tests}, has: [][]string{configs}},
 	} {
