@@ -80,13 +80,12 @@ func message(status api.StatusError) string {
 	if len(body) > 300 {
 		body = body[:300] + "…"
 	}
-	switch kindOf(status) {
-	case naming.ErrUnauthenticated:
-		return "the server does not know the token"
-	case naming.ErrLeaseLost:
-		return "the server does not know the session any more"
-	}
+	kind := kindOf(status)
 	switch {
+	case errors.Is(kind, naming.ErrUnauthenticated):
+		return "the server does not know the token"
+	case errors.Is(kind, naming.ErrLeaseLost):
+		return "the server does not know the session any more"
 	case status.Code == http.StatusUnauthorized:
 		return "the server's ACLs are off, so anybody may take any name: set acl.enabled and acl.default_policy = \"deny\""
 	case strings.Contains(body, "Missing node registration"):
@@ -116,7 +115,7 @@ func judge(err error) outcome {
 		return refused // what the answer was does not matter
 	case !answered:
 		return ambiguous
-	case kindOf(status) != naming.ErrUnavailable:
+	case !errors.Is(kindOf(status), naming.ErrUnavailable):
 		return refused
 	case status.Code == http.StatusTooManyRequests, status.Code == http.StatusServiceUnavailable:
 		return repeat
