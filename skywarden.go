@@ -63,6 +63,8 @@ type (
 	Event = adapter.Event
 	// An Observer is told what happens to names.
 	Observer = adapter.Observer
+	// An ObserverFunc makes an Observer of a function.
+	ObserverFunc = adapter.ObserverFunc
 	// An AllowList says who may own what.
 	AllowList = adapter.AllowList
 )
