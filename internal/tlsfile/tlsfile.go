@@ -14,17 +14,19 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
-	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
-	"github.com/seed-6593ebad/skywarden/naming"
+	"github.com/seed-6593ebad/skywarden/internal/secretfile"
 )
+
+// A Secret is a private key's PEM. See secretfile.
+type Secret = secretfile.Secret
+
+// NewSecret hides text. An empty text is no Secret: the zero one.
+func NewSecret(text string) Secret { return secretfile.NewSecret(text) }
 
 // Config says where the files are. CertFile and CAFile are required, and exactly
 // one of KeyFile and Key.
@@ -137,8 +139,7 @@ func (m *material) fresh(cfg Config) bool {
 		if path == "" {
 			continue // Config.Key instead
 		}
-		now, err := os.Stat(path)
-		if err != nil || !os.SameFile(now, m.files[i]) || now.Size() != m.files[i].Size() || !now.ModTime().Equal(m.files[i].ModTime()) {
+		if !secretfile.Unchanged(path, m.files[i]) {
 			return false
 		}
 	}
@@ -148,11 +149,11 @@ func (m *material) fresh(cfg Config) bool {
 func read(cfg Config, now time.Time) (material, error) {
 	var m material
 	var problems []error
-	certPEM, err := m.load(0, "client certificate", cfg.CertFile, mayRead)
+	certPEM, err := m.load(0, "client certificate", cfg.CertFile, secretfile.OwnerWrites)
 	problems = append(problems, err)
 	keyPEM, err := m.loadKey(cfg)
 	problems = append(problems, err)
-	caPEM, err := m.load(2, "CA", cfg.CAFile, mayRead)
+	caPEM, err := m.load(2, "CA", cfg.CAFile, secretfile.OwnerWrites)
 	problems = append(problems, err)
 	if certPEM != nil && keyPEM != nil {
 		m.cert, err = parsePair(cfg, certPEM, keyPEM, now)
@@ -168,11 +169,11 @@ func read(cfg Config, now time.Time) (material, error) {
 func (m *material) loadKey(cfg Config) ([]byte, error) {
 	switch {
 	case cfg.Key == Secret{}:
-		return m.load(1, "private key", cfg.KeyFile, mayNothing)
+		return m.load(1, "private key", cfg.KeyFile, secretfile.OwnerOnly)
 	case cfg.KeyFile != "":
 		return nil, errors.New("private key: both KeyFile and Key are given: give one")
 	}
-	return []byte(*cfg.Key.text), nil
+	return []byte(secretfile.Reveal(cfg.Key)), nil
 }
 
 // key begins a sentence about the private key.
@@ -183,58 +184,12 @@ func (c Config) key() string {
 	return fmt.Sprintf("private key %q", c.KeyFile)
 }
 
-// What others than the owner may do with a file.
-const (
-	mayNothing fs.FileMode = 0o077 // bits that must not be set
-	mayRead    fs.FileMode = 0o022
-)
-
 // maxFile is far above the size of any bundle of certificates.
 const maxFile = 1 << 20
 
-// load opens a file, checks the descriptor and not the path, so that what was
-// checked is what is read, and gives the content.
-func (m *material) load(i int, what, path string, forbidden fs.FileMode) ([]byte, error) {
-	if path == "" {
-		return nil, fmt.Errorf("%s: no file is given", what)
-	}
-	if strings.ContainsAny(path, "\n\r") {
-		// Not repeated: it may be the key.
-		return nil, fmt.Errorf("%s: the name of the file has a line break: give the path of a file, not what is in it", what)
-	}
-	bad := func(err error) ([]byte, error) { return nil, fmt.Errorf("%s %q %w", what, path, err) }
-	// Without O_NONBLOCK opening a named pipe would wait for its other end.
-	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) //nolint:gosec // reading the file that the operator names is the purpose
-	if err != nil {
-		if path, ok := errors.AsType[*fs.PathError](err); ok {
-			err = path.Err
-		}
-		return bad(fmt.Errorf("cannot be opened: %w", err))
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return bad(fmt.Errorf("cannot be examined: %w", err))
-	}
-	if !info.Mode().IsRegular() {
-		return bad(fmt.Errorf("is not a regular file: %w", naming.ErrInsecureConfig))
-	}
-	if excess := info.Mode().Perm() & forbidden; excess != 0 && runtime.GOOS != "windows" {
-		advice := "nobody but its owner may write it: chmod go-w"
-		if forbidden == mayNothing {
-			advice = "nobody but its owner may have access to it: chmod go-rwx"
-		}
-		return bad(fmt.Errorf("has mode %04o, %s: %w", info.Mode().Perm(), advice, naming.ErrInsecureConfig))
-	}
-	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
-	if err != nil {
-		return bad(fmt.Errorf("cannot be read: %w", err))
-	}
-	if len(data) > maxFile {
-		return bad(fmt.Errorf("is larger than %d bytes", maxFile))
-	}
-	m.files[i] = info
-	return data, nil
+func (m *material) load(i int, what, path string, access secretfile.Access) (data []byte, err error) {
+	data, m.files[i], err = secretfile.Read(what, path, access, maxFile)
+	return data, err
 }
 
 func parsePair(cfg Config, certPEM, keyPEM []byte, now time.Time) (tls.Certificate, error) {

@@ -1,4 +1,4 @@
-package tlsfile
+package secretfile
 
 import (
 	"fmt"
@@ -7,7 +7,7 @@ import (
 
 // A Secret is a text that is printed as "[redacted]" everywhere: by fmt with
 // every verb, in JSON and by loggers. It is made by NewSecret. The zero Secret is
-// none.
+// none. Two Secrets are equal if they came of the same call of NewSecret.
 type Secret struct {
 	// A pointer, because fmt cannot call methods on unexported fields of other
 	// people's structs: there it prints an address instead of the secret.
@@ -20,6 +20,15 @@ func NewSecret(text string) Secret {
 		return Secret{}
 	}
 	return Secret{&text}
+}
+
+// Reveal gives the text. It is a function of this package, and no method, so
+// that whoever uses the module gets no way to print a Secret.
+func Reveal(s Secret) string {
+	if s.text == nil {
+		return ""
+	}
+	return *s.text
 }
 
 const redacted = "[redacted]"
