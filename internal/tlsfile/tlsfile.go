@@ -2,7 +2,8 @@
 // private key, the CA that servers must be signed by) and follows the files
 // when they change.
 //
-// It is for clients that prove who they are with a certificate. It is not for
+// It is for clients that prove who they are with a certificate, or, with OpenCA,
+// by other means over a connection to a server that is verified. It is not for
 // servers, and it reads no passwords and no encrypted keys. The private key may
 // also be given itself, as a Secret.
 package tlsfile
@@ -54,6 +55,7 @@ type Config struct {
 // use.
 type Source struct {
 	cfg    Config
+	read   func(Config, time.Time) (material, error)
 	report func(error)
 
 	mu      sync.Mutex
@@ -79,6 +81,16 @@ type material struct {
 // in use. It must return soon and not call the Source; nil means that nobody
 // wants to know.
 func Open(cfg Config, report func(error)) (*Source, error) {
+	return open(cfg, read, report)
+}
+
+// OpenCA is Open for a client that has no certificate: CAFile is required, and
+// CertFile, KeyFile and Key must not be given.
+func OpenCA(cfg Config, report func(error)) (*Source, error) {
+	return open(cfg, readCA, report)
+}
+
+func open(cfg Config, read func(Config, time.Time) (material, error), report func(error)) (*Source, error) {
 	m, err := read(cfg, time.Now())
 	if err != nil {
 		return nil, err
@@ -86,7 +98,7 @@ func Open(cfg Config, report func(error)) (*Source, error) {
 	if report == nil {
 		report = func(error) {}
 	}
-	return &Source{cfg: cfg, report: report, current: m}, nil
+	return &Source{cfg: cfg, read: read, report: report, current: m}, nil
 }
 
 // Client gives the configuration for one connection, from the files as they
@@ -98,18 +110,22 @@ func (s *Source) Client() *tls.Config {
 	if s.cfg.AllowTLS12 {
 		minVersion = tls.VersionTLS12
 	}
-	return &tls.Config{
+	client := &tls.Config{
 		MinVersion: minVersion,
 		ServerName: s.cfg.ServerName,
 		RootCAs:    m.roots,
-		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	}
+	if s.cfg.CertFile != "" {
+		client.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			cert := s.refresh().cert
 			return &cert, nil
-		},
+		}
 	}
+	return client
 }
 
-// CommonName is the subject of the certificate that is in use.
+// CommonName is the subject of the certificate that is in use. It is not for a
+// Source of OpenCA.
 func (s *Source) CommonName() string { return s.refresh().cert.Leaf.Subject.CommonName }
 
 // refresh gives the newest material that is good.
@@ -119,7 +135,7 @@ func (s *Source) refresh() material {
 	if s.current.fresh(s.cfg) && s.trouble == "" {
 		return s.current
 	}
-	m, err := read(s.cfg, time.Now())
+	m, err := s.read(s.cfg, time.Now())
 	trouble := ""
 	if err != nil {
 		trouble = err.Error()
@@ -137,7 +153,7 @@ func (s *Source) refresh() material {
 func (m *material) fresh(cfg Config) bool {
 	for i, path := range []string{cfg.CertFile, cfg.KeyFile, cfg.CAFile} {
 		if path == "" {
-			continue // Config.Key instead
+			continue // Config.Key instead, or OpenCA
 		}
 		if !secretfile.Unchanged(path, m.files[i]) {
 			return false
@@ -153,17 +169,29 @@ func read(cfg Config, now time.Time) (material, error) {
 	problems = append(problems, err)
 	keyPEM, err := m.loadKey(cfg)
 	problems = append(problems, err)
-	caPEM, err := m.load(2, "CA", cfg.CAFile, secretfile.OwnerWrites)
-	problems = append(problems, err)
+	caErr := m.loadCA(cfg, now)
 	if certPEM != nil && keyPEM != nil {
 		m.cert, err = parsePair(cfg, certPEM, keyPEM, now)
 		problems = append(problems, err)
 	}
-	if caPEM != nil {
-		m.roots, err = parseRoots(cfg.CAFile, caPEM, now)
-		problems = append(problems, err)
+	return m, errors.Join(append(problems, caErr)...)
+}
+
+func readCA(cfg Config, now time.Time) (material, error) {
+	var m material
+	var problems []error
+	if cfg.CertFile != "" || cfg.KeyFile != "" || cfg.Key != (Secret{}) {
+		problems = append(problems, errors.New("a client certificate or key is given where none is used"))
 	}
-	return m, errors.Join(problems...)
+	return m, errors.Join(append(problems, m.loadCA(cfg, now))...)
+}
+
+func (m *material) loadCA(cfg Config, now time.Time) error {
+	data, err := m.load(2, "CA", cfg.CAFile, secretfile.OwnerWrites)
+	if err == nil {
+		m.roots, err = parseRoots(cfg.CAFile, data, now)
+	}
+	return err
 }
 
 func (m *material) loadKey(cfg Config) ([]byte, error) {
