@@ -221,3 +221,17 @@ func TestGetRefusesModes(t *testing.T) {
 		t.Errorf("a file that everybody reads gives %q and is reported as %v", got, reported)
 	}
 }
+
+func TestSourceIsNotPrinted(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	write(t, path, canary, 0o600)
+	source, err := Open("token", path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []any{source, source.Get(), &struct{ s Secret }{source.Get()}} {
+		if got := fmt.Sprintf("%v %+v %#v", v, v, v); strings.Contains(got, canary) {
+			t.Errorf("%T is printed as %s", v, got)
+		}
+	}
+}
