@@ -30,8 +30,8 @@ func translate(err error) error {
 	if status, ok := errors.AsType[api.StatusError](err); ok {
 		return fmt.Errorf("%w: %s", kindOf(status), message(status))
 	}
-	if driver.IsCertificateAlert(err) {
-		return fmt.Errorf("%w: the server does not accept the certificate: %w", naming.ErrUnauthenticated, unwrapURL(err))
+	if refused := driver.RefusedCertificate(unwrapURL(err)); refused != nil {
+		return refused
 	}
 	if definite(err) {
 		return fmt.Errorf("%w: %w", naming.ErrUnavailable, unwrapURL(err))

@@ -4,14 +4,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net/url"
-	"slices"
-	"strconv"
 	"time"
 
 	"github.com/rs/zerolog"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/seed-6593ebad/skywarden/internal/driver"
 	"github.com/seed-6593ebad/skywarden/internal/secretfile"
 	"github.com/seed-6593ebad/skywarden/internal/tlsfile"
 	"github.com/seed-6593ebad/skywarden/naming"
@@ -214,26 +212,11 @@ func (s *settings) useClient() error {
 
 func (s *settings) useEndpoints() error {
 	var problems []error
-	if len(s.Endpoints) == 0 {
-		problems = append(problems, errors.New("no Endpoints: give at least one, such as https://10.0.0.1:2379"))
+	hosts, plain, err := driver.Endpoints("Endpoints", "https://10.0.0.1:2379", s.Endpoints, s.InsecureDevelopmentOnly)
+	if err != nil {
+		problems = append(problems, err)
 	}
-	var plain, secure bool
-	for _, endpoint := range s.Endpoints {
-		host, scheme, err := parseEndpoint(endpoint)
-		switch {
-		case err != nil:
-			problems = append(problems, err)
-		case slices.Contains(s.hosts, host):
-			problems = append(problems, fmt.Errorf("endpoint %q is there twice", endpoint))
-		case scheme == "http" && !s.InsecureDevelopmentOnly:
-			problems = append(problems, fmt.Errorf("endpoint %q: %w: without TLS everybody on the way reads and changes what is said: use https", endpoint, naming.ErrInsecureConfig))
-		}
-		s.hosts = append(s.hosts, host)
-		plain, secure = plain || scheme == "http", secure || scheme == "https"
-	}
-	if plain && secure {
-		problems = append(problems, errors.New("some Endpoints are http and some https: make all of them https"))
-	}
+	s.hosts = hosts
 	switch {
 	case s.Principal != "" && s.User != "":
 		problems = append(problems, errors.New("a Principal is given, but the User says who we are: leave it out"))
@@ -298,16 +281,10 @@ func (s *settings) useTLS() error {
 var errCertificateAndUser = errors.New("both a client certificate and a User are given, and each says who we are: give one")
 
 func (s *settings) useTLSConfig() error {
-	own := s.TLSConfig.Clone()
 	var problems []error
-	if own.InsecureSkipVerify {
-		problems = append(problems, fmt.Errorf("TLSConfig.InsecureSkipVerify: %w: anybody could pass for the server: give RootCAs instead", naming.ErrInsecureConfig))
-	}
-	switch {
-	case own.MinVersion == 0:
-		own.MinVersion = tls.VersionTLS13
-	case own.MinVersion < tls.VersionTLS12:
-		problems = append(problems, fmt.Errorf("TLSConfig.MinVersion: %w: TLS 1.2 at least, better 1.3", naming.ErrInsecureConfig))
+	own, err := driver.OwnTLS(s.TLSConfig)
+	if err != nil {
+		problems = append(problems, err)
 	}
 	s.tls = own.Clone
 	if s.User != "" {
@@ -335,16 +312,4 @@ func commonName(name string) (string, error) {
 		return "", fmt.Errorf("the client certificate has no common name, and that is what etcd takes for the user: %w", naming.ErrUnauthenticated)
 	}
 	return name, nil
-}
-
-// parseEndpoint gives HOST:PORT and the scheme, http or https.
-func parseEndpoint(endpoint string) (host, scheme string, err error) {
-	u, err := url.Parse(endpoint)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || endpoint != u.Scheme+"://"+u.Host {
-		return "", "", fmt.Errorf("endpoint %q is not https://HOST:PORT", endpoint)
-	}
-	if port, err := strconv.ParseUint(u.Port(), 10, 16); err != nil || port == 0 {
-		return "", "", fmt.Errorf("endpoint %q has no port from 1 to 65535", endpoint)
-	}
-	return u.Host, u.Scheme, nil
 }

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/peer"
 
+	"github.com/seed-6593ebad/skywarden/internal/driver"
 	"github.com/seed-6593ebad/skywarden/naming"
 )
 
@@ -176,10 +176,9 @@ func refusal(err error) error {
 		return fmt.Errorf("%w: no answer in time", naming.ErrUnavailable)
 	case naming.Code(err) != "internal":
 		return err
-	case isAlert(err) && strings.HasSuffix(err.Error(), certificateRequired):
-		return fmt.Errorf("%w: the server demands a client certificate of everybody, and none is given: %w", naming.ErrUnauthenticated, err)
-	case isAlert(err):
-		return fmt.Errorf("%w: the server does not accept the certificate: %w", naming.ErrUnauthenticated, err)
+	}
+	if refused := driver.RefusedCertificate(err); refused != nil {
+		return refused
 	}
 	return fmt.Errorf("%w: %w", naming.ErrUnavailable, err)
 }
@@ -199,38 +198,8 @@ func definite(err error) bool {
 	case errors.As(err, &verification), errors.As(err, &plaintext):
 		return true
 	}
-	return isAlert(err) || isRemote(err)
+	return driver.IsRemoteAlert(err)
 }
-
-// isRemote says whether err is an alert that the other side sent.
-func isRemote(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "remote error"
-}
-
-// isAlert says whether err is an alert by which a server refuses a client's
-// certificate. The type of alerts is not exported by crypto/tls; their texts
-// are.
-func isAlert(err error) bool {
-	var op *net.OpError
-	if !errors.As(err, &op) || op.Op != "remote error" {
-		return false
-	}
-	return slices.Contains(certificateAlerts, op.Err.Error())
-}
-
-var certificateAlerts = []string{ // RFC 8446, section 6.2
-	tls.AlertError(42).Error(), // bad_certificate
-	tls.AlertError(43).Error(), // unsupported_certificate
-	tls.AlertError(44).Error(), // certificate_revoked
-	tls.AlertError(45).Error(), // certificate_expired
-	tls.AlertError(46).Error(), // certificate_unknown
-	tls.AlertError(48).Error(), // unknown_ca
-	tls.AlertError(49).Error(), // access_denied
-	certificateRequired,
-}
-
-var certificateRequired = tls.AlertError(116).Error()
 
 // Info implements credentials.TransportCredentials.
 func (g *guard) Info() credentials.ProtocolInfo {
@@ -302,7 +271,7 @@ type probeConn struct {
 
 func (c *probeConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	if err != nil && isRemote(err) {
+	if err != nil && driver.IsRemoteAlert(err) {
 		c.probe.keep(err)
 	}
 	return n, err
