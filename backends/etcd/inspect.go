@@ -9,7 +9,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -37,14 +39,19 @@ const (
 // compacted. With Config.Client it does not see what is not told by the protocol.
 func (b *Backend) Inspect(ctx context.Context) ([]naming.Finding, error) {
 	findings := []naming.Finding{b.inspectAccess(ctx), b.inspectHistory(ctx)}
-	versions := map[string]bool{}
+	versions, away := map[string]bool{}, map[string]error{}
 	for _, endpoint := range b.client.Endpoints() {
-		status, found := b.inspectMember(ctx, endpoint)
-		findings = append(findings, found...)
-		if status != nil {
-			versions[status.Version] = true
-			findings = append(findings, b.inspectHTTP(ctx, endpoint)...)
+		status, err := b.status(ctx, endpoint)
+		if err != nil {
+			away[endpoint] = err
+			continue
 		}
+		versions[status.Version] = true
+		findings = append(findings, versionFinding(endpoint, status.Version), leaderFinding(endpoint, status), spaceFinding(endpoint, status))
+		findings = append(findings, b.inspectHTTP(ctx, endpoint)...)
+	}
+	for _, endpoint := range slices.Sorted(maps.Keys(away)) {
+		findings = append(findings, awayFinding(endpoint, away[endpoint], len(versions) > 0))
 	}
 	if len(versions) > 1 {
 		findings = append(findings, warn("server versions", "the members have different ones", "finish the upgrade"))
@@ -123,17 +130,13 @@ func (b *Backend) inspectHistory(ctx context.Context) naming.Finding {
 	return warn(check, fmt.Sprintf("cannot be seen yet: the newest revision is %d, and all before it are still there", now), do)
 }
 
-// inspectMember asks one server about itself. Without an answer the status is nil.
-func (b *Backend) inspectMember(ctx context.Context, endpoint string) (*pb.StatusResponse, []naming.Finding) {
-	status, err := b.status(ctx, endpoint)
-	if err != nil {
-		return nil, []naming.Finding{bad("member "+endpoint, err.Error(), "is this member up, and is its endpoint in the configuration right?")}
+// awayFinding is about a member that does not answer. Others may do its work.
+func awayFinding(endpoint string, err error, others bool) naming.Finding {
+	const do = "is this member up, and is its endpoint in the configuration right?"
+	if others && !definite(err) {
+		return warn("member", endpoint+": "+err.Error(), do)
 	}
-	return status, []naming.Finding{
-		versionFinding(endpoint, status.Version),
-		leaderFinding(endpoint, status),
-		spaceFinding(endpoint, status),
-	}
+	return bad("member", endpoint+": "+err.Error(), do)
 }
 
 // status asks exactly this endpoint, through a connection of its own.
