@@ -46,7 +46,7 @@ func Render(root string, grants []naming.Grant) ([]naming.File, error) {
 			return nil, fmt.Errorf("etcd: render: principal %q is not one word of a command line: use skywarden provision, which needs none", g.Principal)
 		}
 		role := k.roles() + g.Principal
-		fmt.Fprintf(&out, "\n# %s\nrole add %s\n", g.Principal, role)
+		fmt.Fprintf(&out, "\n# The principal %s.\nrole add %s\n", g.Principal, role)
 		for _, p := range k.permissions(g) {
 			fmt.Fprintf(&out, "role grant-permission %s %s %s", role, strings.ToLower(p.kind.String()), p.key)
 			switch {
