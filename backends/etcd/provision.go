@@ -76,9 +76,10 @@ const (
 // the root, unless they have the role root, and the roles of principals who are
 // not in grants are deleted; a user who has nothing else is deleted too.
 //
-// It fails with ErrDenied if the user has not the role root, and with
-// ErrInsecureConfig if a principal is the administrator: whoever may do
-// everything cannot be given less.
+// It fails with ErrDenied if the user has not the role root; and with
+// ErrInsecureConfig if a principal is the administrator, because whoever may do
+// everything cannot be given less, and if access control is to be turned on by
+// somebody who could not go on afterwards.
 func (a *Admin) Plan(ctx context.Context, grants []naming.Grant, prune bool) ([]naming.Change, error) {
 	const op = "plan"
 	if err := checkPrincipals(grants); err != nil {
@@ -127,15 +128,20 @@ func checkPrincipals(grants []naming.Grant) error {
 	return nil
 }
 
-// checkSelf keeps us from taking away our own right to go on.
+// checkSelf keeps us from taking away our own right to go on: because we are a
+// principal ourselves, or because access control is turned on and we are nobody.
 func (a *Admin) checkSelf(grants []naming.Grant, is access) error {
 	self, err := a.b.settings.principal()
 	if err != nil {
 		return err
 	}
 	listed := slices.ContainsFunc(grants, func(g naming.Grant) bool { return g.Principal == self })
-	if listed && is.enabled && slices.Contains(is.users[self], rootRole) {
+	isRoot := slices.Contains(is.users[self], rootRole)
+	switch {
+	case isRoot && listed:
 		return fmt.Errorf("%w: the principal %q is the administrator who provisions: use an administrator who owns no names", naming.ErrInsecureConfig, self)
+	case !is.enabled && !isRoot && self != rootUser:
+		return fmt.Errorf("%w: access control is off, and once it is on %q may not change it any more: turn it on as the user %s, with a certificate of that common name, so that nobody is locked out", naming.ErrInsecureConfig, self, rootUser)
 	}
 	return nil
 }

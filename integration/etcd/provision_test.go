@@ -3,6 +3,8 @@ package etcd_test
 import (
 	"context"
 	"errors"
+	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -315,6 +317,10 @@ func TestProvisionRefuses(t *testing.T) {
 	server.SetUser(t, "alice", "root")
 	_, err = admin(t, server, "alice").Plan(t.Context(), []naming.Grant{alice}, false)
 	mustBe(t, err, naming.ErrInsecureConfig)
+	// Nobody locks himself out.
+	off := harness.StartEtcd(t, harness.EtcdOptions{NoAuth: true})
+	_, err = admin(t, off, "alice").Plan(t.Context(), []naming.Grant{alice}, false)
+	mustBe(t, err, naming.ErrInsecureConfig)
 	// No server is left half known.
 	server.Pause(t)
 	begin := time.Now()
@@ -327,4 +333,63 @@ func TestProvisionRefuses(t *testing.T) {
 	old := harness.StartEtcd(t, harness.EtcdOptions{Version: "3.6.5"})
 	_, err = etcd.OpenAdmin(t.Context(), etcd.AdminConfig{Config: config(t, old, "root")})
 	mustBe(t, err, naming.ErrInsecureBackendVersion)
+}
+
+// Whatever the grants were and are to be: afterwards everybody has exactly what
+// they say, and on the way there whoever may do something before and after may do
+// it after each change.
+func TestProvisionFromAnythingToAnything(t *testing.T) {
+	const rounds = 8
+	server := harness.StartEtcd(t, harness.EtcdOptions{})
+	a := admin(t, server, "root")
+	rnd := rand.New(rand.NewPCG(5, 5))
+	principals := []string{"alice", "bob"}
+	names := []string{"a", "a.b", "a.b-c", "a.b.c", "b", "b0.a"}
+	scopes := []string{"", "a.", "a.b.", "a", "a.b", "a.b-c", "b", "b0."}
+	grants := map[string]naming.Grant{}
+	backends, leases := map[string]*etcd.Backend{}, map[string]naming.Lease{}
+	for _, p := range principals {
+		server.SetUser(t, p)
+		grants[p] = naming.Grant{Principal: p}
+		backends[p] = openAs(t, server, p)
+		leases[p] = lease(t, backends[p])
+	}
+	access := func(p, n string) naming.Access {
+		_, err := leases[p].Claim(t.Context(), name(t, n), nil, 1<<62)
+		if errors.Is(err, naming.ErrTaken) {
+			return naming.MayClaim
+		}
+		mustBe(t, err, naming.ErrDenied)
+		if _, err = backends[p].Get(t.Context(), name(t, n)); !errors.Is(err, naming.ErrDenied) {
+			mustBe(t, err, naming.ErrNotFound)
+			return naming.MayRead
+		}
+		return naming.NoAccess
+	}
+	for round := range rounds {
+		before, list := maps.Clone(grants), []naming.Grant{}
+		for _, p := range principals {
+			var permissions []string
+			for _, sc := range scopes {
+				if rnd.IntN(2) == 0 {
+					permissions = append(permissions, []string{"none", "read", "claim"}[rnd.IntN(3)]+" "+sc)
+				}
+			}
+			grants[p] = grantOf(t, p, permissions...)
+			list = append(list, grants[p])
+		}
+		changes := plan(t, a, false, list...)
+		for i, c := range changes {
+			apply(t, changes[i:i+1])
+			for _, p := range principals {
+				for _, n := range names {
+					least := min(before[p].Access(name(t, n)), grants[p].Access(name(t, n)))
+					if got := access(p, n); got < least || i == len(changes)-1 && got != grants[p].Access(name(t, n)) {
+						t.Errorf("round %d, after %s %s (%s): %s has %s at %s; before %v, to be %v", round, c.Do, c.Object, c.Detail, p, got, n, before[p], grants[p])
+					}
+				}
+			}
+		}
+		wantPlan(t, plan(t, a, true, list...))
+	}
 }
