@@ -105,7 +105,7 @@ func (u *checkup) run(ctx context.Context, f configFlag) {
 	u.ok(checkTLS, "the server's certificate is that of one whom we trust")
 	u.ok(checkIdentity, "the server takes us for %q", who)
 	u.services(cfg, who)
-	u.rights(ctx, cfg, backend, who)
+	u.rights(ctx, cfg.Allow, cfg.TTL, backend, who)
 	u.server(ctx, backend)
 }
 
@@ -173,17 +173,17 @@ func (u *checkup) services(cfg *configs.Config, who string) {
 }
 
 // rights compares what the server lets us do with what the allow-list says.
-func (u *checkup) rights(ctx context.Context, cfg *configs.Config, backend naming.Backend, who string) {
-	grants := cfg.Allow.Grants(who)
+func (u *checkup) rights(ctx context.Context, allow *adapter.AllowList, ttl time.Duration, backend naming.Backend, who string) {
+	grants := allow.Grants(who)
 	grant := grants[slices.IndexFunc(grants, func(g naming.Grant) bool { return g.Principal == who })]
-	probes := probesFor(cfg.Allow.Rules(), who)
-	u.claims(ctx, cfg, backend, grant, probes)
+	probes := probesFor(allow.Rules(), who)
+	u.claims(ctx, backend, ttl, grant, probes)
 	u.reads(ctx, backend, grant, probes)
 }
 
 // claims tries to claim each name over an entry that cannot be there.
-func (u *checkup) claims(ctx context.Context, cfg *configs.Config, backend naming.Backend, grant naming.Grant, probes []probe) {
-	lease, err := backend.Lease(ctx, cfg.TTL)
+func (u *checkup) claims(ctx context.Context, backend naming.Backend, ttl time.Duration, grant naming.Grant, probes []probe) {
+	lease, err := backend.Lease(ctx, ttl)
 	if err != nil {
 		u.fail(checkClaim, "no lease: "+err.Error(), u.provision())
 		u.warn(checkRefused, "not checked: that needs a lease", "")
@@ -328,9 +328,13 @@ func probesFor(rules []adapter.Rule, who string) []probe {
 		if !slices.Contains(r.Owners, who) {
 			continue
 		}
-		base := strings.TrimSuffix(r.Scope.String(), ".")
-		for _, beside := range []string{base, base + "-" + randomLabels()[1], base + "." + randomLabels()[1]} {
-			name, err := naming.ParseName(beside)
+		base, isFamily := strings.CutSuffix(r.Scope.String(), ".")
+		beside := []string{base + "-" + randomLabels()[1], base} // which is not in its own family
+		if !isFamily {
+			beside[1] = base + "." + randomLabels()[1]
+		}
+		for _, s := range beside {
+			name, err := naming.ParseName(s)
 			add(name, err, "it is beside rule "+r.Scope.String(), false)
 		}
 	}
