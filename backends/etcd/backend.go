@@ -29,6 +29,7 @@ type Backend struct {
 	guard    *guard           // nil with a Client of the user's own
 	client   *clientv3.Client // for its connection; its retries and its watcher are not used
 
+	auth    pb.AuthClient
 	kv      pb.KVClient
 	leasing pb.LeaseClient
 	watch   pb.WatchClient
@@ -149,7 +150,7 @@ func (b *Backend) connect() error {
 		}
 	}
 	conn := b.client.ActiveConnection()
-	b.kv, b.leasing, b.watch = pb.NewKVClient(conn), pb.NewLeaseClient(conn), pb.NewWatchClient(conn)
+	b.auth, b.kv, b.leasing, b.watch = pb.NewAuthClient(conn), pb.NewKVClient(conn), pb.NewLeaseClient(conn), pb.NewWatchClient(conn)
 	b.hub.backend = b
 	return nil
 }
@@ -219,7 +220,7 @@ func (b *Backend) WhoAmI(ctx context.Context) (string, error) {
 	}
 	err = b.ask(ctx, whoTimeout, grantTry, func(ctx context.Context) error {
 		// Everybody may ask for himself, and nobody but root for somebody else.
-		_, err := pb.NewAuthClient(b.client.ActiveConnection()).UserGet(ctx, &pb.AuthUserGetRequest{Name: who}, callOptions...)
+		_, err := b.auth.UserGet(ctx, &pb.AuthUserGetRequest{Name: who}, callOptions...)
 		return err
 	})
 	switch {

@@ -83,7 +83,7 @@ func (b *Backend) inspectAccess(ctx context.Context) naming.Finding {
 	const check = "access control"
 	enabled := true
 	err := b.ask(ctx, whoTimeout, grantTry, func(ctx context.Context) error {
-		resp, err := pb.NewAuthClient(b.client.ActiveConnection()).AuthStatus(ctx, &pb.AuthStatusRequest{}, callOptions...)
+		resp, err := b.auth.AuthStatus(ctx, &pb.AuthStatusRequest{}, callOptions...)
 		if isEtcd(err, rpctypes.ErrPermissionDenied) {
 			return nil // 3.5 and 3.6 tell it to root alone; where it is off everybody is root
 		}

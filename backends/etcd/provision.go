@@ -158,7 +158,7 @@ const adminTimeout = 5 * time.Second
 
 func (a *Admin) ask(ctx context.Context, f func(context.Context, pb.AuthClient) error) error {
 	return a.b.ask(ctx, adminTimeout, listTry, func(ctx context.Context) error {
-		return f(ctx, pb.NewAuthClient(a.b.client.ActiveConnection()))
+		return f(ctx, a.b.auth)
 	})
 }
 
