@@ -12,8 +12,9 @@ var (
 	//go:embed etcd.yaml
 	EtcdSample string
 
-	// EtcdRoles is etcd-roles.txt: what EtcdSample needs on the server, as arguments
-	// of etcdctl, one command in each line. Lines that begin with # are comments.
+	// EtcdRoles is etcd-roles.txt: what EtcdSample needs on the server, as Render
+	// gives it: arguments of etcdctl, one command in each line. Lines that begin with
+	// # are comments.
 	//go:embed etcd-roles.txt
 	EtcdRoles string
 )

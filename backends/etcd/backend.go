@@ -83,13 +83,14 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{
-		settings: s, log: s.Logger, life: driver.NewLife(ctx, driverName, s.Logger),
-		rules: rules{
-			acceptVulnerable: s.InsecureAcceptVulnerableServer,
-			acceptPlaintext:  s.InsecureDevelopmentOnly, acceptNoAuth: s.InsecureDevelopmentOnly,
-		},
-	}
+	return open(ctx, s, rules{
+		acceptVulnerable: s.InsecureAcceptVulnerableServer,
+		acceptPlaintext:  s.InsecureDevelopmentOnly, acceptNoAuth: s.InsecureDevelopmentOnly,
+	})
+}
+
+func open(ctx context.Context, s *settings, r rules) (*Backend, error) {
+	b := &Backend{settings: s, log: s.Logger, life: driver.NewLife(ctx, driverName, s.Logger), rules: r}
 	if s.InsecureDevelopmentOnly {
 		b.log.Warn().Bool("alarm", true).Msg("InsecureDevelopmentOnly: servers without TLS and without access control are accepted: anybody may take any name")
 	}

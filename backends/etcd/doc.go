@@ -1,6 +1,8 @@
 // Package etcd is the driver for etcd: a naming.Backend on a cluster whose
 // access control says who may take which name. It is for names only: it stores
-// nothing else, keeps no configuration, and cannot administer the server.
+// nothing else, and keeps no configuration. What its administrator has to do on
+// the server is done by an Admin, or written into files by Render; a Backend
+// changes nothing of it.
 //
 //	b, err := etcd.Open(ctx, etcd.Config{
 //		Endpoints: []string{"https://10.0.0.1:2379", "https://10.0.0.2:2379", "https://10.0.0.3:2379"},
@@ -22,20 +24,18 @@
 // /skywarden/names/game/. A principal is an etcd user without a password, known by
 // the common name of its client certificate:
 //
-//	etcdctl role add names-read
-//	etcdctl role grant-permission names-read read /skywarden/names/ --prefix=true
-//	etcdctl role add own-game
-//	etcdctl role grant-permission own-game readwrite /skywarden/names/game/ --prefix=true
+//	etcdctl role add skywarden:game
+//	etcdctl role grant-permission skywarden:game readwrite /skywarden/names/game/ --prefix=true
+//	etcdctl role grant-permission skywarden:game read /skywarden/names/ --prefix=true
 //	etcdctl user add game --no-password
-//	etcdctl user grant-role game names-read
-//	etcdctl user grant-role game own-game
+//	etcdctl user grant-role game skywarden:game
 //	etcdctl auth enable
 //
 // Where there are no client certificates: see Passwords.
 //
 // A prefix always ends in a slash, or the owner of bank owns bank2 too. To write
 // without the right to read is of no use: a claim has to look whether the name is
-// free. A process that only claims needs no names-read.
+// free. A process that looks nothing up needs no more than that.
 //
 // # Passwords
 //

@@ -1,0 +1,106 @@
+package configs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/rs/zerolog"
+
+	"github.com/seed-6593ebad/skywarden/backends/etcd"
+	"github.com/seed-6593ebad/skywarden/naming"
+)
+
+// An Admin says as whom a server's access control is seen and changed. What is
+// empty is as the file says. Paths are relative to the working directory.
+type Admin struct {
+	// CertFile and KeyFile are the client certificate of an administrator and its
+	// private key, PEM files. Both or neither.
+	CertFile, KeyFile string
+	// Log gets what the driver has to say.
+	Log zerolog.Logger
+}
+
+// Driver gives the name of the file's backend: "memory" or "etcd".
+func (c *Config) Driver() string {
+	if c.Etcd != nil {
+		return "etcd"
+	}
+	return "memory"
+}
+
+// Root gives where on the server everything is kept: "" for the driver's default.
+func (c *Config) Root() string {
+	if c.Etcd != nil {
+		return c.Etcd.Root
+	}
+	return ""
+}
+
+// Grants says what the file's allow-list gives to each of its principals, and to
+// readers, who own nothing; see adapter.AllowList.Grants. A file without
+// allow-list is an error.
+func (c *Config) Grants(readers ...string) ([]naming.Grant, error) {
+	if c.Allow == nil {
+		return nil, fmt.Errorf("%s: it has no allow-list (add allow: who may own which name)", c.file)
+	}
+	var problems []error
+	for _, reader := range readers {
+		if _, err := parsePrincipal(reader); err != nil {
+			problems = append(problems, fmt.Errorf("reader %w", err))
+		}
+	}
+	if err := errors.Join(problems...); err != nil {
+		return nil, err
+	}
+	return c.Allow.Grants(readers...), nil
+}
+
+// OpenAdmin connects to the file's server as an administrator. Whoever called it
+// closes it. The memory backend has none.
+func (c *Config) OpenAdmin(ctx context.Context, a Admin) (naming.Provisioner, error) {
+	if c.Memory != nil {
+		return nil, fmt.Errorf("%s: the memory backend is inside each process: there is no server to provision", c.file)
+	}
+	if (a.CertFile == "") != (a.KeyFile == "") {
+		return nil, errors.New("an administrator's certificate and its key are given together, or not at all")
+	}
+	cfg := etcd.AdminConfig{Config: *c.Etcd}
+	cfg.Logger = a.Log
+	if a.CertFile != "" {
+		cfg.TLS.CertFile, cfg.TLS.KeyFile, cfg.TLS.Key = a.CertFile, a.KeyFile, etcd.Secret{}
+	}
+	admin, err := etcd.OpenAdmin(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", c.file, err)
+	}
+	return admin, nil
+}
+
+// renderers are the drivers that write files for administrators.
+var renderers = map[string]func(root string, grants []naming.Grant) ([]naming.File, error){
+	"etcd": etcd.Render,
+}
+
+// Servers are the names of the servers that Render knows.
+func Servers() []string {
+	var names []string
+	for name := range renderers {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// Render gives what OpenAdmin's Provisioner would do on a new server as files,
+// for people who apply them with tools of their own. root "" is the driver's
+// default.
+func Render(to, root string, grants []naming.Grant) ([]naming.File, error) {
+	render, known := renderers[to]
+	if !known {
+		return nil, fmt.Errorf("%s is no server that files can be written for (give one of: %s)", show(to), strings.Join(Servers(), ", "))
+	}
+	return render(root, grants)
+}
