@@ -245,9 +245,15 @@ func TestGroupOfRootsFiles(t *testing.T) {
 		isRoots bool
 		want    os.FileMode
 	}{
-		{0o440, OwnerOnly, true, 0}, {0o640, OwnerOnly, true, 0}, {0o400, OwnerOnly, true, 0},
-		{0o440, OwnerOnly, false, 0o040}, {0o460, OwnerOnly, true, 0o020}, {0o444, OwnerOnly, true, 0o004},
-		{0o450, OwnerOnly, true, 0o010}, {0o644, OwnerWrites, false, 0}, {0o664, OwnerWrites, true, 0o020},
+		{0o440, OwnerOnly, true, 0},
+		{0o640, OwnerOnly, true, 0},
+		{0o400, OwnerOnly, true, 0},
+		{0o440, OwnerOnly, false, 0o040},
+		{0o460, OwnerOnly, true, 0o020},
+		{0o444, OwnerOnly, true, 0o004},
+		{0o450, OwnerOnly, true, 0o010},
+		{0o644, OwnerWrites, false, 0},
+		{0o664, OwnerWrites, true, 0o020},
 	} {
 		if got := excess(c.mode, c.access, c.isRoots); got != c.want {
 			t.Errorf("mode %04o, access %03o, root's %v: excess %03o, want %03o", c.mode, c.access, c.isRoots, got, c.want)
