@@ -113,7 +113,10 @@ func (b *Backend) first(ctx context.Context) error {
 // self asks a server whether it knows our token. Where ACLs may be off there is
 // nobody to confirm it.
 func (b *Backend) self(ctx context.Context, client *api.Client) error {
-	_, _, err := client.ACL().TokenReadSelf((&api.QueryOptions{}).WithContext(ctx))
+	token, _, err := client.ACL().TokenReadSelf((&api.QueryOptions{}).WithContext(ctx))
+	if err == nil && token.AccessorID == "" {
+		err = fmt.Errorf("%w: the answer does not speak of a token: is the address that of something else?", naming.ErrUnavailable)
+	}
 	if b.settings.InsecureDevelopmentOnly && errors.Is(translate(err), naming.ErrInsecureConfig) {
 		_, err = client.Status().LeaderWithQueryOptions((&api.QueryOptions{}).WithContext(ctx))
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -39,7 +40,8 @@ type Config struct {
 	// have any access to it.
 	TokenFile string
 	// TokenFunc gives the secret: asked before every request, it must return soon
-	// and be safe for concurrent use.
+	// and be safe for concurrent use. Its error is ErrUnavailable, the zero Secret
+	// ErrUnauthenticated: nothing is sent without a token.
 	TokenFunc func(context.Context) (Secret, error)
 
 	// Root is where all keys are, "skywarden" if empty: letters, digits, "_" and "-"
@@ -130,10 +132,11 @@ func (c Config) check() (*settings, error) {
 	var err error
 	s.keys, err = newKeys(c.Root)
 	bad(err)
-	if s.Node == "" {
+	if s.Node == "" && err == nil && len(problems) == 0 {
 		s.Node = s.keys.node(c.Principal)
-	} else if !nodePattern.MatchString(c.Node) {
-		bad(fmt.Errorf("node %q: 1 to 128 letters, digits, \"_\", \"-\" and dots, and first a letter or digit", c.Node))
+	}
+	if s.Node != "" && !nodePattern.MatchString(s.Node) {
+		bad(fmt.Errorf("node %q: 1 to 128 letters, digits, \"_\", \"-\" and dots, and first a letter or digit", s.Node))
 	}
 	bad(s.useTTLs())
 	bad(s.useToken())
@@ -164,6 +167,9 @@ func (s *settings) useToken() error {
 	given := 0
 	if s.Token != (Secret{}) {
 		given++
+		if err := checkToken(secretfile.Reveal(s.Token)); err != nil {
+			return err
+		}
 		s.token = func(context.Context) (Secret, error) { return s.Token, nil }
 	}
 	if s.TokenFile != "" {
@@ -191,6 +197,36 @@ func (s *settings) useToken() error {
 		return fmt.Errorf("no token: %w: give TokenFile, Token or TokenFunc: what we may do is said by it", naming.ErrInsecureConfig)
 	case given == 0:
 		s.token = func(context.Context) (Secret, error) { return Secret{}, nil }
+	}
+	return nil
+}
+
+// secret gives the token for a request: "" only where that is insecure anyway.
+func (s *settings) secret(ctx context.Context) (string, error) {
+	token, err := s.token(ctx)
+	if err != nil {
+		// Not wrapped: it must not look like an end of the caller's context, or like
+		// an answer of the server.
+		return "", fmt.Errorf("%w: there is no token: %v", naming.ErrUnavailable, err) //nolint:errorlint // as above
+	}
+	text := secretfile.Reveal(token)
+	if text == "" && s.InsecureDevelopmentOnly {
+		return "", nil
+	}
+	if err := checkToken(text); err != nil {
+		return "", fmt.Errorf("%w: %w", naming.ErrUnauthenticated, err)
+	}
+	return text, nil
+}
+
+// checkToken says why text cannot be sent as a token. Without one, a request would
+// be anonymous, and allowed what everybody is.
+func checkToken(text string) error {
+	if text == "" {
+		return errors.New("the token is empty")
+	}
+	if strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return errors.New("token with a space or a character that is not ASCII: no secret of Consul has one")
 	}
 	return nil
 }

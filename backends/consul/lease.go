@@ -136,11 +136,12 @@ func (s *session) Renew(ctx context.Context, left time.Duration) (deadline time.
 		}
 		return time.Time{}, err
 	}
-	granted := s.ttl
-	if len(renewed) == 1 {
-		if ttl, err := time.ParseDuration(renewed[0].TTL); err == nil {
-			granted = ttl
-		}
+	if len(renewed) != 1 || renewed[0].ID != s.id {
+		return time.Time{}, fmt.Errorf("%w: the server does not say that it has renewed the session", naming.ErrUnavailable)
+	}
+	granted, err := time.ParseDuration(renewed[0].TTL)
+	if err != nil {
+		granted = s.ttl
 	}
 	return start.Add(min(s.ttl, granted)), nil
 }

@@ -5,16 +5,17 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/consul/api"
 
 	"github.com/seed-6593ebad/skywarden/internal/driver"
-	"github.com/seed-6593ebad/skywarden/internal/secretfile"
 	"github.com/seed-6593ebad/skywarden/naming"
 )
 
@@ -58,7 +59,12 @@ func newServers(s *settings) (*servers, error) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	for _, host := range s.hosts {
-		c, err := api.NewClient(&api.Config{Address: host, Scheme: s.scheme, HttpClient: client, Transport: transport, Datacenter: s.Datacenter})
+		c, err := api.NewClient(&api.Config{
+			Address: host, Scheme: s.scheme, HttpClient: client, Transport: transport, Datacenter: s.Datacenter,
+			// Without one the SDK looks for a token, or a file with one, in the
+			// environment. The sender puts ours in its place.
+			Token: "replaced by the sender",
+		})
 		if err != nil {
 			return nil, fmt.Errorf("%w: %w", naming.ErrInsecureConfig, err)
 		}
@@ -83,30 +89,68 @@ type sender struct {
 
 // RoundTrip implements http.RoundTripper.
 func (s *sender) RoundTrip(request *http.Request) (*http.Response, error) {
-	token, err := s.settings.token(request.Context())
-	if err != nil {
-		return nil, fmt.Errorf("%w: there is no token: %w", naming.ErrUnavailable, err)
-	}
-	request = request.Clone(request.Context()) // which may not be changed
-	if text := secretfile.Reveal(token); text != "" {
-		request.Header.Set("X-Consul-Token", text)
-	} else {
-		request.Header.Del("X-Consul-Token") // of the environment
-	}
-	response, err := s.next.RoundTrip(request)
+	token, err := s.settings.secret(request.Context())
 	if err != nil {
 		return nil, err
+	}
+	request = request.Clone(request.Context()) // which may not be changed
+	request.Header.Del("X-Consul-Token")
+	if token != "" {
+		request.Header.Set("X-Consul-Token", token)
+	}
+	// What the SDK takes from CONSUL_NAMESPACE and CONSUL_PARTITION, whatever its
+	// Config says.
+	query := request.URL.Query()
+	query.Del("ns")
+	query.Del("partition")
+	request.URL.RawQuery = query.Encode()
+	response, err := s.next.RoundTrip(request)
+	if err != nil {
+		return nil, withoutToken(err, token)
 	}
 	// Every answer of a server has it. Agents tell their own setting.
 	if policy := response.Header.Get("X-Consul-Default-ACL-Policy"); policy != "deny" && !s.settings.InsecureDevelopmentOnly {
 		_ = response.Body.Close() // it is not looked at
 		return nil, errNotDeny(policy)
 	}
-	return response, nil
+	if response.StatusCode != http.StatusOK {
+		err = quotable(response, token)
+	}
+	return response, err
+}
+
+// maxQuote is how much is read of an answer that is no success.
+const maxQuote = 4 << 10
+
+// quotable makes the body of an answer fit for errors, which quote it: short, and
+// without our token, which something on the way may have sent back.
+func quotable(response *http.Response, token string) error {
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxQuote))
+	if err != nil {
+		return withoutToken(err, token)
+	}
+	response.Body = io.NopCloser(strings.NewReader(redact(string(body), token)))
+	return nil
+}
+
+// withoutToken is for errors of net/http, which quote answers that are malformed.
+func withoutToken(err error, token string) error {
+	if text := redact(err.Error(), token); text != err.Error() {
+		return errors.New(text)
+	}
+	return err
+}
+
+func redact(text, token string) string {
+	if token == "" {
+		return text
+	}
+	return strings.ReplaceAll(text, token, "[redacted]")
 }
 
 func errNotDeny(policy string) error {
-	if policy == "" {
+	if policy != "allow" {
 		return fmt.Errorf("%w: the answer does not say what is allowed by default, as one of Consul does: is the address that of something else?", naming.ErrUnavailable)
 	}
 	return fmt.Errorf("%w: what no policy speaks of is allowed there (default_policy is %q), so anybody may take any name: set acl.enabled and acl.default_policy = \"deny\", on agents too", naming.ErrInsecureConfig, policy)
@@ -158,11 +202,14 @@ func (b *Backend) change(ctx context.Context, do func(*api.Client, *api.WriteOpt
 		if err == nil {
 			return done, doubt, nil
 		}
-		known := repeat
-		if sent {
-			known = judge(err)
-		}
+		known := judge(err)
 		err = translate(err)
+		if known == ambiguous && !sent {
+			known = repeat
+			if !errors.Is(err, naming.ErrUnavailable) {
+				known = refused
+			}
+		}
 		doubt = doubt || known == ambiguous
 		if known == refused {
 			return false, doubt, err

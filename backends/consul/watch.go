@@ -209,6 +209,9 @@ func (q query) list(client *api.Client, options *api.QueryOptions) (answer, erro
 	}
 	a := answer{index: meta.LastIndex, entries: make([]naming.Entry, 0, len(pairs))}
 	for _, pair := range pairs {
+		if pair == nil {
+			return answer{}, fmt.Errorf("%w: there is null for an entry in the answer", naming.ErrUnavailable)
+		}
 		name, err := q.backend.settings.keys.name(pair.Key)
 		if err != nil {
 			// Somebody else's keys below our root are no reason to hide good ones.
