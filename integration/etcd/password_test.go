@@ -460,3 +460,45 @@ func TestPasswordIsNotShown(t *testing.T) {
 		}
 	})
 }
+
+// A server with known holes tells its version to users only (3.6.5: to root
+// only). It is refused once that is known, before anything else is sent.
+func TestPasswordVulnerableServer(t *testing.T) {
+	t.Parallel()
+	server := harness.StartEtcd(t, harness.EtcdOptions{Passwords: true, Version: "3.6.5"})
+	server.SetPassword(t, "alice", canary)
+	secret(t, refused(t, passwordConfig(t, server, "alice", newSecretFile(t, canary), newJournal(t).logger()), naming.ErrInsecureBackendVersion).Error())
+}
+
+// A server that was restored from a snapshot does not refuse an old token but
+// waits for the raft index at which it was made, which may take days: every call
+// with it would run into its deadline. See TestWatchAfterSnapshotRestore.
+func TestPasswordAfterSnapshotRestore(t *testing.T) {
+	t.Parallel()
+	live, restored := startPasswords(t), startPasswords(t)
+	for range 50 {
+		if _, err := live.Admin.Put(t.Context(), key("a.x"), "live"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := restored.Admin.Put(t.Context(), key("a.x"), "restored"); err != nil {
+		t.Fatal(err)
+	}
+	roots := live.CA.Pool()
+	if !roots.AppendCertsFromPEM(restored.CA.PEM()) {
+		t.Fatal("no CA")
+	}
+	roads := newCrossing(t, live.Address)
+	b := open(t, etcd.Config{
+		Endpoints: []string{"https://" + roads.listener.Addr().String()}, TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots},
+		User: "alice", Password: etcd.NewSecret(canary), Logger: newJournal(t).logger(),
+	})
+	if entry, err := b.Get(t.Context(), name(t, "a.x")); err != nil || string(entry.Value) != "live" {
+		t.Fatalf("before: %v, %v", entry, err)
+	}
+	roads.lead(restored.Address)
+	eventually(t, 10*time.Second, func() bool {
+		entry, err := b.Get(t.Context(), name(t, "a.x"))
+		return err == nil && string(entry.Value) == "restored"
+	})
+}
