@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,7 +28,8 @@ import (
 // with the certificates as they are at that moment, and lets nobody use the
 // connection before the server behind it has said that its version is safe and
 // its access control on. So nothing is ever sent to a server that was not
-// examined, also when one is replaced while this process runs.
+// examined, also when one is replaced while this process runs. For a password see
+// login.examine.
 //
 // It is gRPC's transport credentials.
 type guard struct {
@@ -35,6 +37,7 @@ type guard struct {
 	rules rules
 	log   zerolog.Logger
 	links links
+	login *login // nil: users are known by certificate
 
 	hosts   int // how many endpoints there are
 	mu      sync.Mutex
@@ -89,8 +92,12 @@ func (g *guard) examine(ctx context.Context, addr, authority string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	err = g.rules.check(ctx, conn)
+	defer g.login.close(conn)
+	if g.login == nil {
+		err = g.rules.check(ctx, conn)
+	} else {
+		err = g.login.examine(ctx, g.rules, conn)
+	}
 	if reason := probe.reason(); err != nil && reason != nil {
 		return reason
 	}
@@ -122,10 +129,12 @@ func (r rules) check(ctx context.Context, conn grpc.ClientConnInterface, opts ..
 		return translate(err)
 	}
 	if !auth.Enabled {
-		return fmt.Errorf("%w: the server's access control is off, so anybody may take any name: give it users and roles, then etcdctl auth enable", naming.ErrInsecureConfig)
+		return errNoAuth
 	}
 	return nil
 }
+
+var errNoAuth = fmt.Errorf("%w: the server's access control is off, so anybody may take any name: give it users and roles, then etcdctl auth enable", naming.ErrInsecureConfig)
 
 // note remembers why an endpoint cannot be used, and says so when the reason
 // changes.
@@ -167,6 +176,8 @@ func refusal(err error) error {
 		return fmt.Errorf("%w: no answer in time", naming.ErrUnavailable)
 	case naming.Code(err) != "internal":
 		return err
+	case isAlert(err) && strings.HasSuffix(err.Error(), certificateRequired):
+		return fmt.Errorf("%w: the server demands a client certificate of everybody, and none is given: %w", naming.ErrUnauthenticated, err)
 	case isAlert(err):
 		return fmt.Errorf("%w: the server does not accept the certificate: %w", naming.ErrUnauthenticated, err)
 	}
@@ -209,15 +220,17 @@ func isAlert(err error) bool {
 }
 
 var certificateAlerts = []string{ // RFC 8446, section 6.2
-	tls.AlertError(42).Error(),  // bad_certificate
-	tls.AlertError(43).Error(),  // unsupported_certificate
-	tls.AlertError(44).Error(),  // certificate_revoked
-	tls.AlertError(45).Error(),  // certificate_expired
-	tls.AlertError(46).Error(),  // certificate_unknown
-	tls.AlertError(48).Error(),  // unknown_ca
-	tls.AlertError(49).Error(),  // access_denied
-	tls.AlertError(116).Error(), // certificate_required
+	tls.AlertError(42).Error(), // bad_certificate
+	tls.AlertError(43).Error(), // unsupported_certificate
+	tls.AlertError(44).Error(), // certificate_revoked
+	tls.AlertError(45).Error(), // certificate_expired
+	tls.AlertError(46).Error(), // certificate_unknown
+	tls.AlertError(48).Error(), // unknown_ca
+	tls.AlertError(49).Error(), // access_denied
+	certificateRequired,
 }
+
+var certificateRequired = tls.AlertError(116).Error()
 
 // Info implements credentials.TransportCredentials.
 func (g *guard) Info() credentials.ProtocolInfo {

@@ -82,8 +82,10 @@ func (w *watcher) run(ctx context.Context) error {
 		case errors.Is(err, errCompacted):
 			continue // not an outage: the difference follows
 		}
-		w.synced = false
-		if !w.down {
+		// A new token is no outage either, but must not be asked for in a tight loop.
+		newToken := errors.Is(err, errNewToken)
+		w.synced = w.synced && newToken
+		if !w.down && !newToken {
 			w.b.log.Warn().Err(err).Str("key", w.key).Msg("watch lost its server")
 			w.down = true
 			if !w.tell(naming.Event{Kind: naming.Down, Err: fail("watch", naming.Name{}, err)}) {
