@@ -16,6 +16,7 @@ import (
 	"github.com/seed-6593ebad/skywarden/adapter"
 	"github.com/seed-6593ebad/skywarden/backends/etcd"
 	"github.com/seed-6593ebad/skywarden/backends/memory"
+	"github.com/seed-6593ebad/skywarden/internal/secretfile"
 	"github.com/seed-6593ebad/skywarden/internal/tlsfile"
 	"github.com/seed-6593ebad/skywarden/naming"
 )
@@ -114,7 +115,7 @@ func readBackend(v value, c *Config) {
 }
 
 func readEtcd(v value, c *etcd.Config) {
-	e, ok := v.object("etcd: {endpoints: […], tls: {…}}", "endpoints", "root", "tls")
+	e, ok := v.object("etcd: {endpoints: […], tls: {…}}", "endpoints", "root", "tls", "user", "password")
 	if !ok {
 		return
 	}
@@ -132,16 +133,39 @@ func readEtcd(v value, c *etcd.Config) {
 	}
 	text(e, "root", "/skywarden", &c.Root, parseRoot)
 
-	if !e.has("tls") {
-		e.insecure("tls is missing (add tls with ca, cert and key: without them nobody knows who is who)")
-		return
+	byPassword := e.has("user") || e.has("password")
+	if byPassword {
+		readPassword(e, c)
 	}
-	c.TLS = readTLS(e.fields["tls"])
+	switch {
+	case e.has("tls"):
+		c.TLS = readTLS(e.fields["tls"], byPassword)
+	case byPassword:
+		e.insecure("tls is missing (add tls with ca: without it anybody could pass for the server and get the password)")
+	default:
+		e.insecure("tls is missing (add tls with ca, cert and key: without them nobody knows who is who)")
+	}
 }
 
-// readTLS reads what proves who we are and whom we trust. The common name of the
-// certificate is our principal.
-func readTLS(v value) etcd.TLS {
+// readPassword reads who we are where that is not said by a certificate.
+func readPassword(e object, c *etcd.Config) {
+	e.required("user", "game")
+	text(e, "user", "game", &c.User, parseUser)
+	e.required("password", "{file: password}")
+	v, ok := e.fields["password"]
+	if !ok {
+		return
+	}
+	c.PasswordFile, c.Password = v.secret("the password", "password")
+	if c.PasswordFile != "" {
+		_, err := secretfile.Open("password", c.PasswordFile, nil)
+		v.reportAll(err)
+	}
+}
+
+// readTLS reads whom we trust and, unless that is said by a user and a password,
+// what proves who we are: the common name of the certificate is our principal.
+func readTLS(v value, byPassword bool) etcd.TLS {
 	var c etcd.TLS
 	before := len(v.r.problems)
 	t, ok := v.object("tls: {ca: ca.pem, cert: node.pem, key: {file: node-key.pem}}", "ca", "cert", "key", "server_name", "min_version")
@@ -150,16 +174,26 @@ func readTLS(v value) etcd.TLS {
 	}
 	t.required("ca", "ca.pem")
 	text(t, "ca", "ca.pem", &c.CAFile, v.r.relative)
-	t.required("cert", "node.pem")
-	text(t, "cert", "node.pem", &c.CertFile, v.r.relative)
-	t.required("key", "{file: node-key.pem}")
-	if key, ok := t.fields["key"]; ok {
-		c.KeyFile, c.Key = key.privateKey()
+	open := tlsfile.Open
+	if byPassword {
+		open = tlsfile.OpenCA
+		for _, key := range []string{"cert", "key"} {
+			if v, ok := t.fields[key]; ok {
+				v.report("is given beside a user and a password, and each says who we are (remove cert and key, or user and password)")
+			}
+		}
+	} else {
+		t.required("cert", "node.pem")
+		text(t, "cert", "node.pem", &c.CertFile, v.r.relative)
+		t.required("key", "{file: node-key.pem}")
+		if key, ok := t.fields["key"]; ok {
+			c.KeyFile, c.Key = key.secret("the private key in PEM", "node-key.pem")
+		}
 	}
 	text(t, "server_name", "etcd.internal", &c.ServerName, parseHost)
 	text(t, "min_version", `"1.3"`, &c.AllowTLS12, oneOf(map[string]bool{"1.3": false, "1.2": true}))
 	if len(v.r.problems) == before {
-		_, err := tlsfile.Open(tlsfile.Config(c), nil)
+		_, err := open(tlsfile.Config(c), nil)
 		v.reportAll(err)
 	}
 	return c
@@ -296,7 +330,7 @@ func (c *Config) parseTTL(s string) (time.Duration, error) {
 // where there is no place for a password in it.
 func parseEndpointURL(s string) (string, error) {
 	if strings.Contains(s, "@") {
-		return "", errors.New("has an @, as a user or password would (write https://HOST:PORT: who we are is said by the certificate)")
+		return "", errors.New("has an @, as a user or password would (write https://HOST:PORT: who we are is said by the certificate, or by user and password)")
 	}
 	u, err := url.Parse(s)
 	switch {
@@ -339,6 +373,13 @@ func parseRuleScope(s string) (naming.Scope, error) {
 func parsePrincipal(s string) (string, error) {
 	if s == "" || strings.TrimSpace(s) != s || strings.ContainsAny(s, "\n\r\t") {
 		return "", fmt.Errorf("%s is no principal (write it as the backend knows it: for etcd the common name of the certificate)", show(s))
+	}
+	return s, nil
+}
+
+func parseUser(s string) (string, error) {
+	if s == "" || strings.TrimSpace(s) != s || strings.ContainsAny(s, "\n\r\t") {
+		return "", fmt.Errorf("%s is no user (write it as etcdctl user list does)", show(s))
 	}
 	return s, nil
 }
