@@ -21,7 +21,8 @@ import (
 type AdminConfig struct {
 	// Config is that of a Backend. Its credential is that of a user who has the role
 	// root; while access control is off, of anybody. Such a server is accepted here:
-	// to turn access control on is part of what Plan finds.
+	// to turn access control on is part of what Plan finds. All that is below Root is
+	// taken for Skywarden's, so no root may be inside of another.
 	Config
 }
 

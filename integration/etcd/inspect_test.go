@@ -1,6 +1,7 @@
 package etcd_test
 
 import (
+	"context"
 	"strconv"
 	"strings"
 	"testing"
@@ -56,6 +57,19 @@ func TestInspect(t *testing.T) {
 	if f := inspect(t, alice)["compaction"]; f.Level != naming.LevelOK {
 		t.Errorf("compaction, after one: %+v", f)
 	}
+}
+
+func TestInspectEnds(t *testing.T) {
+	alice := openAs(t, start(t), "alice")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := alice.Inspect(ctx)
+	mustBe(t, err, context.Canceled)
+	if err := alice.Close(); err != nil {
+		t.Fatal(err)
+	}
+	_, err = alice.Inspect(t.Context())
+	mustBe(t, err, naming.ErrClosed)
 }
 
 // What is open on a server is told.

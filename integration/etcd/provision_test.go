@@ -259,6 +259,28 @@ func mustDo(t *testing.T, server *harness.Etcd, do func(*clientv3.Client) error)
 	}
 }
 
+// Two roots on one server have nothing to do with each other.
+func TestProvisionTwoRoots(t *testing.T) {
+	server := harness.StartEtcd(t, harness.EtcdOptions{})
+	one := admin(t, server, "root")
+	cfg := config(t, server, "root")
+	cfg.Root = "/test"
+	two, err := etcd.OpenAdmin(t.Context(), etcd.AdminConfig{Config: cfg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer two.Close()
+	first, second := grantOf(t, "alice", "claim a."), grantOf(t, "alice", "claim b.")
+	apply(t, plan(t, one, true, first))
+	changes := plan(t, two, true, second)
+	wantPlan(t, changes, "create role test:alice: readwrite /test/names/b/*", "change user alice: give the role test:alice")
+	apply(t, changes)
+	wantPlan(t, plan(t, one, true, first))
+	wantPlan(t, plan(t, two, true, second))
+	apply(t, plan(t, two, true)) // nobody is in its list any more
+	wantPlan(t, plan(t, one, true, first))
+}
+
 // While a plan is applied nobody loses what he has before and after: an owner
 // goes on claiming while the scheme of its roles changes.
 func TestProvisionDoesNotDisturbOwners(t *testing.T) {
