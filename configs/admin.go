@@ -19,6 +19,9 @@ type Admin struct {
 	// CertFile and KeyFile are the client certificate of an administrator and its
 	// private key, PEM files. Both or neither.
 	CertFile, KeyFile string
+	// User and PasswordFile are an administrator with a password instead, and the
+	// file that it is in. Both or neither.
+	User, PasswordFile string
 	// Log gets what the driver has to say.
 	Log zerolog.Logger
 }
@@ -69,8 +72,15 @@ func (c *Config) OpenAdmin(ctx context.Context, a Admin) (naming.Provisioner, er
 	}
 	cfg := etcd.AdminConfig{Config: *c.Etcd}
 	cfg.Logger = a.Log
-	if a.CertFile != "" {
+	if (a.User == "") != (a.PasswordFile == "") {
+		return nil, errors.New("an administrator's user and the file of the password are given together, or not at all")
+	}
+	switch {
+	case a.CertFile != "" && a.User != "":
+		return nil, errors.New("an administrator has a certificate or a password: give one")
+	case a.CertFile != "" || a.User != "": // instead of whatever the file has
 		cfg.TLS.CertFile, cfg.TLS.KeyFile, cfg.TLS.Key = a.CertFile, a.KeyFile, etcd.Secret{}
+		cfg.User, cfg.PasswordFile, cfg.Password = a.User, a.PasswordFile, etcd.Secret{}
 	}
 	admin, err := etcd.OpenAdmin(ctx, cfg)
 	if err != nil {

@@ -80,6 +80,15 @@ func TestOpenAdmin(t *testing.T) {
 	if _, err := c.OpenAdmin(t.Context(), Admin{CertFile: "root.pem"}); err == nil || !strings.Contains(err.Error(), "together") {
 		t.Errorf("a certificate without key: %v", err)
 	}
+	if _, err := c.OpenAdmin(t.Context(), Admin{User: "root"}); err == nil || !strings.Contains(err.Error(), "together") {
+		t.Errorf("a user without password: %v", err)
+	}
+	if _, err := c.OpenAdmin(t.Context(), Admin{CertFile: "c", KeyFile: "k", User: "root", PasswordFile: "p"}); err == nil || !strings.Contains(err.Error(), "give one") {
+		t.Errorf("a certificate and a password: %v", err)
+	}
+	if _, err := c.OpenAdmin(t.Context(), Admin{User: "root", PasswordFile: "nowhere"}); err == nil || strings.Contains(err.Error(), "certificate") || !strings.Contains(err.Error(), "nowhere") {
+		t.Errorf("a password instead of the file's certificate: %v", err)
+	}
 	_, err := c.OpenAdmin(t.Context(), Admin{CertFile: "root.pem", KeyFile: "root-key.pem"})
 	if !errors.Is(err, os.ErrNotExist) && (err == nil || !strings.Contains(err.Error(), `"root.pem" cannot be opened`)) {
 		t.Errorf("a certificate that is not there: %v", err)

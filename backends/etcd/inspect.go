@@ -159,7 +159,7 @@ func (b *Backend) status(ctx context.Context, endpoint string) (*pb.StatusRespon
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
+	defer b.login.close(conn)
 	status, err := statusOf(ctx, b.login.over(conn))
 	if reason := probe.reason(); err != nil && reason != nil {
 		return nil, refusal(reason)
@@ -248,7 +248,10 @@ func (b *Backend) inspectHTTP(ctx context.Context, endpoint string) []naming.Fin
 // certificate. Its version and its metrics are then everybody's: etcd serves them
 // on the clients' port, also where --listen-metrics-urls says another.
 func (b *Backend) inspectAnonymous(ctx context.Context, check, endpoint string, cfg *tls.Config) naming.Finding {
-	const do = "run the server with --client-cert-auth --trusted-ca-file"
+	do := "run the server with --client-cert-auth --trusted-ca-file"
+	if b.login != nil {
+		do = "that is what passwords cost: keep the port from everybody who need not reach it, or give out client certificates"
+	}
 	if cfg == nil {
 		return bad(check, endpoint+": there is no TLS, so nobody knows who is who", do)
 	}

@@ -12,6 +12,8 @@ import (
 	"go.etcd.io/etcd/api/v3/authpb"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/seed-6593ebad/skywarden/internal/driver"
 	"github.com/seed-6593ebad/skywarden/naming"
@@ -30,7 +32,8 @@ type AdminConfig struct {
 //
 // Each principal gets one role, ROOT:PRINCIPAL ("skywarden:game"), with exactly
 // the ranges of its grant, and is a user without a password: the common name of
-// its client certificate. A user that is there stays as it is, but for roles that
+// its client certificate. Whoever is to have a password is added by hand first. A
+// user that is there stays as it is, but for roles that
 // give anything below the root: of these it has its own alone.
 type Admin struct {
 	b     *Backend
@@ -86,6 +89,9 @@ func (a *Admin) Plan(ctx context.Context, grants []naming.Grant, prune bool) ([]
 	const op = "plan"
 	if err := checkPrincipals(grants); err != nil {
 		return nil, a.b.life.Fail(op, naming.Name{}, err)
+	}
+	if err := a.checkOff(ctx); err != nil {
+		return nil, fail(op, naming.Name{}, err)
 	}
 	is, err := a.look(ctx)
 	if errors.Is(err, naming.ErrDenied) {
@@ -148,6 +154,28 @@ func (a *Admin) checkSelf(grants []naming.Grant, is access) error {
 	return nil
 }
 
+// checkOff refuses a server whose access control is off where we have a password:
+// it cannot be checked there, and an administrator without a password, as Plan
+// adds one, could not log in.
+func (a *Admin) checkOff(ctx context.Context) error {
+	if a.b.login == nil {
+		return nil
+	}
+	enabled := true
+	err := a.b.ask(ctx, adminTimeout, listTry, func(ctx context.Context) error {
+		resp, err := pb.NewAuthClient(a.b.client.ActiveConnection()).AuthStatus(ctx, &pb.AuthStatusRequest{}, callOptions...) // without a token
+		enabled = err != nil || resp.Enabled                                                                                  // to whom it is not told it is on
+		if code := status.Code(err); code == codes.Unavailable || code == codes.DeadlineExceeded {
+			return err
+		}
+		return nil
+	})
+	if err == nil && !enabled {
+		err = fmt.Errorf("%w: access control is off, and with a password it is turned on by hand: etcdctl user add %s, etcdctl user grant-role %s %s, etcdctl auth enable", naming.ErrInsecureConfig, rootUser, rootUser, rootRole)
+	}
+	return err
+}
+
 // An access is the access control of a server.
 type access struct {
 	enabled bool
@@ -169,7 +197,7 @@ func (a *Admin) look(ctx context.Context) (access, error) {
 	is := access{users: map[string][]string{}, roles: map[string][]permission{}}
 	var users, roles []string
 	err := a.ask(ctx, func(ctx context.Context, auth pb.AuthClient) error {
-		status, err := auth.AuthStatus(ctx, &pb.AuthStatusRequest{}, callOptions...)
+		authStatus, err := auth.AuthStatus(ctx, &pb.AuthStatusRequest{}, callOptions...)
 		if err != nil {
 			return err
 		}
@@ -181,7 +209,7 @@ func (a *Admin) look(ctx context.Context) (access, error) {
 		if err != nil {
 			return err
 		}
-		is.enabled, users, roles = status.Enabled, userList.Users, roleList.Roles
+		is.enabled, users, roles = authStatus.Enabled, userList.Users, roleList.Roles
 		return nil
 	})
 	for _, user := range users {
@@ -277,7 +305,11 @@ func (p *plan) user(user string) {
 	has, exists := p.is.users[user]
 	switch {
 	case !exists:
-		p.change(&p.give, "create", "user "+user, "without a password, known by the common name of its certificate, with the role "+role,
+		detail := "without a password, known by the common name of its certificate, with the role " + role
+		if p.admin.b.login != nil {
+			detail += " (who is to have a password needs it from the start: etcdctl user add " + user + ", and then again)"
+		}
+		p.change(&p.give, "create", "user "+user, detail,
 			addUser(user), grantRole(user, role))
 	case !slices.Contains(has, role):
 		p.change(&p.give, "change", "user "+user, "give the role "+role, grantRole(user, role))

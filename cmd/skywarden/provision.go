@@ -12,13 +12,15 @@ import (
 
 type provisionCommand struct {
 	configFlag
-	To        string        `placeholder:"SERVER" help:"The server that is meant, such as etcd: a mistake is refused. Default: that of the file."`
-	Plan      bool          `help:"Only show what would be changed. Exit code: 0 nothing, 5 something."`
-	Prune     bool          `help:"Also take away what principals have who are not in the allow-list."`
-	Reader    []string      `sep:"none" placeholder:"PRINCIPAL" help:"Somebody who owns nothing and may look up what everybody may, such as a client. Can be repeated."`
-	AdminCert string        `placeholder:"FILE" help:"The client certificate of an administrator (etcd: of a user with the role root). Default: that of the file."`
-	AdminKey  string        `placeholder:"FILE" help:"Its private key."`
-	Timeout   time.Duration `default:"60s" help:"How long all of it may take."`
+	To                string        `placeholder:"SERVER" help:"The server that is meant, such as etcd: a mistake is refused. Default: that of the file."`
+	Plan              bool          `help:"Only show what would be changed. Exit code: 0 nothing, 5 something."`
+	Prune             bool          `help:"Also take away what principals have who are not in the allow-list."`
+	Reader            []string      `sep:"none" placeholder:"PRINCIPAL" help:"Somebody who owns nothing and may look up what everybody may, such as a client. Can be repeated."`
+	AdminCert         string        `placeholder:"FILE" help:"The client certificate of an administrator (etcd: of a user with the role root). Default: that of the file."`
+	AdminKey          string        `placeholder:"FILE" help:"Its private key."`
+	AdminUser         string        `placeholder:"USER" help:"An administrator who has a password instead of a certificate."`
+	AdminPasswordFile string        `placeholder:"FILE" help:"The file that the password is in. Nobody else may read it."`
+	Timeout           time.Duration `default:"60s" help:"How long all of it may take."`
 }
 
 // Run makes the server's access control what the allow-list says. It is
@@ -36,11 +38,16 @@ func (cmd *provisionCommand) Run(ctx context.Context, c *console) (err error) {
 	if (cmd.AdminCert == "") != (cmd.AdminKey == "") {
 		return usageError{errors.New("--admin-cert and --admin-key are given together")}
 	}
+	if (cmd.AdminUser == "") != (cmd.AdminPasswordFile == "") {
+		return usageError{errors.New("--admin-user and --admin-password-file are given together")}
+	}
 	grants, err := cfg.Grants(cmd.Reader...)
 	if err != nil {
 		return err
 	}
-	admin, err := cfg.OpenAdmin(ctx, configs.Admin{CertFile: cmd.AdminCert, KeyFile: cmd.AdminKey, Log: cfg.Logger(c.err)})
+	admin, err := cfg.OpenAdmin(ctx, configs.Admin{
+		CertFile: cmd.AdminCert, KeyFile: cmd.AdminKey, User: cmd.AdminUser, PasswordFile: cmd.AdminPasswordFile, Log: cfg.Logger(c.err),
+	})
 	if err != nil {
 		return asAdmin(err)
 	}
@@ -111,7 +118,7 @@ func describe(c naming.Change) string {
 // asAdmin says who was needed where the server refuses somebody.
 func asAdmin(err error) error {
 	if errors.Is(err, naming.ErrDenied) || errors.Is(err, naming.ErrUnauthenticated) {
-		return hintedError{err, "give an administrator's credential: --admin-cert and --admin-key"}
+		return hintedError{err, "give an administrator's credential: --admin-cert and --admin-key, or --admin-user and --admin-password-file"}
 	}
 	return err
 }
