@@ -91,7 +91,7 @@ func (a *Admin) Plan(ctx context.Context, grants []naming.Grant, prune bool) ([]
 		return nil, a.b.life.Fail(op, naming.Name{}, err)
 	}
 	if err := a.checkOff(ctx); err != nil {
-		return nil, fail(op, naming.Name{}, err)
+		return nil, a.b.life.Fail(op, naming.Name{}, err)
 	}
 	is, err := a.look(ctx)
 	if errors.Is(err, naming.ErrDenied) {
