@@ -145,5 +145,5 @@ func definite(err error) bool {
 	}
 	var verification *tls.CertificateVerificationError
 	var plaintext tls.RecordHeaderError
-	return errors.As(err, &verification) || errors.As(err, &plaintext) || driver.IsRemoteAlert(err)
+	return errors.As(err, &verification) || errors.As(err, &plaintext) || errors.Is(err, http.ErrSchemeMismatch) || driver.IsRemoteAlert(err)
 }

@@ -2,8 +2,11 @@ package consul
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"net/url"
 	"strings"
 	"testing"
@@ -96,5 +99,33 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 	long := translate(fmt.Errorf("with more around it: %w", api.StatusError{Code: 500, Body: strings.Repeat("x", 1<<20)}))
 	if len(long.Error()) > 400 {
 		t.Errorf("an error of %d bytes", len(long.Error()))
+	}
+}
+
+// What waiting does not help against makes Open fail at once.
+func TestDefinite(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want bool
+	}{
+		{naming.ErrUnauthenticated, true},
+		{naming.ErrDenied, true},
+		{errNotDeny("allow"), true},
+		{&tls.CertificateVerificationError{Err: errors.New("x509: whatever")}, true},
+		{tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, true},
+		{http.ErrSchemeMismatch, true},
+		{&net.OpError{Op: "remote error", Err: tls.AlertError(70)}, true},
+		{&net.OpError{Op: "dial", Err: errors.New("connection refused")}, false},
+		{errNotDeny(""), false},
+		{context.DeadlineExceeded, false},
+		{api.StatusError{Code: 500, Body: "No cluster leader"}, false},
+	} {
+		err := &url.Error{Op: "Get", URL: "https://10.0.0.1:8501/", Err: test.err}
+		if got := definite(err); got != test.want {
+			t.Errorf("%v: %t, want %t", test.err, got, test.want)
+		}
+		if got := definite(translate(err)); got != test.want {
+			t.Errorf("%v, translated: %t, want %t", test.err, got, test.want)
+		}
 	}
 }

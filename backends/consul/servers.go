@@ -114,9 +114,11 @@ func (s *sender) RoundTrip(request *http.Request) (*http.Response, error) {
 		return nil, errNotDeny(policy)
 	}
 	if response.StatusCode != http.StatusOK {
-		err = quotable(response, token)
+		if err := quotable(response, token); err != nil {
+			return nil, err
+		}
 	}
-	return response, err
+	return response, nil
 }
 
 // maxQuote is how much is read of an answer that is no success.
