@@ -157,6 +157,7 @@ func (r *HTTPRecorder) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	if fail != nil {
 		if status, body, ok := fail(request); ok {
 			r.note(func() { record.Failed = true })
+			counted.Header().Set("X-Consul-Default-ACL-Policy", "deny") // as in every answer of the server
 			counted.WriteHeader(status)
 			_, _ = io.WriteString(counted, body) // a client that has gone does not matter
 			return
