@@ -122,7 +122,7 @@ func TestRender(t *testing.T) {
 	}
 	for _, line := range []string{
 		"consul acl policy create -name=skywarden-game -description='skywarden: game below skywarden' -rules=@policy-game.hcl >/dev/null\nregister node-game.json\n",
-		"consul acl token create -accessor=" + keys{root: "skywarden"}.accessor("reader") + " -description='skywarden: reader below skywarden' -policy-name=skywarden-reader |",
+		"made=$(consul acl token create -accessor=" + keys{root: "skywarden"}.accessor("reader") + " -description='skywarden: reader below skywarden' -policy-name=skywarden-reader)\n" + `printf '%s\n' "$made" | sed -n 's/^SecretID: *//p' >reader.token` + "\n",
 	} {
 		if !strings.Contains(content["consul-acl.sh"], line) {
 			t.Errorf("no %q in\n%s", line, content["consul-acl.sh"])

@@ -63,7 +63,7 @@ func Render(root string, grants []naming.Grant) ([]naming.File, error) {
 			files = append(files, naming.File{Name: file, Content: append(node, '\n')})
 			fmt.Fprintf(&commands, "register %s\n", file)
 		}
-		fmt.Fprintf(&commands, "consul acl token create -accessor=%s -description='%s' -policy-name=%s |\n\tsed -n 's/^SecretID: *//p' >%s.token\n",
+		fmt.Fprintf(&commands, "made=$(consul acl token create -accessor=%s -description='%s' -policy-name=%s)\nprintf '%%s\\n' \"$made\" | sed -n 's/^SecretID: *//p' >%s.token\n",
 			k.accessor(g.Principal), k.marker(g.Principal), policy, g.Principal)
 	}
 	return append(files, naming.File{Name: commandsFile, Content: commands.Bytes()}), nil
