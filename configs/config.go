@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/seed-6593ebad/skywarden/adapter"
+	"github.com/seed-6593ebad/skywarden/backends/consul"
 	"github.com/seed-6593ebad/skywarden/backends/etcd"
 	"github.com/seed-6593ebad/skywarden/backends/memory"
 	"github.com/seed-6593ebad/skywarden/internal/secretfile"
@@ -26,8 +27,9 @@ type Config struct {
 	Node      naming.NodeID
 	Listen    netip.AddrPort // may be an unspecified address: all of the machine's
 	Advertise netip.AddrPort // where other nodes find this one; Listen, if the file has none
-	Memory    *Memory        // exactly one of Memory and Etcd is there
+	Memory    *Memory        // exactly one of Memory, Etcd and Consul is there
 	Etcd      *etcd.Config
+	Consul    *consul.Config
 	TTL       time.Duration      // 0: the backend's default
 	MaxStale  time.Duration      // 0: the adapter's default
 	Allow     *adapter.AllowList // nil: the file has none
@@ -82,7 +84,7 @@ func (r *reader) readConfig(root value, kinds []string) *Config {
 
 	if v, ok := doc.fields["allow"]; ok {
 		c.Allow = readAllow(v)
-	} else if c.Etcd != nil {
+	} else if c.Etcd != nil || c.Consul != nil {
 		doc.insecure("allow is missing (list who may own which name; without it nobody may, and only the memory backend goes without)")
 	}
 	if v, ok := doc.fields["services"]; ok {
@@ -95,20 +97,24 @@ func (r *reader) readConfig(root value, kinds []string) *Config {
 }
 
 func readBackend(v value, c *Config) {
-	backends := []string{"memory", "etcd"}
+	backends := []string{"memory", "etcd", "consul"}
 	b, ok := v.object("{memory: {}}", backends...)
 	if !ok {
 		return
 	}
+	given := slices.DeleteFunc(slices.Clone(backends), func(name string) bool { return !b.has(name) })
 	switch {
-	case b.has("memory") && b.has("etcd"):
-		b.report("has %s (keep one: a node uses one backend)", strings.Join(backends, " and "))
+	case len(given) > 1:
+		b.report("has %s (keep one: a node uses one backend)", strings.Join(given, " and "))
 	case b.has("memory"):
 		c.Memory = &Memory{}
 		b.fields["memory"].object("memory: {}")
 	case b.has("etcd"):
 		c.Etcd = &etcd.Config{}
 		readEtcd(b.fields["etcd"], c.Etcd)
+	case b.has("consul"):
+		c.Consul = &consul.Config{}
+		readConsul(b.fields["consul"], c.Consul)
 	case len(b.node.Content) == 0:
 		b.report("names no backend (write one of %s)", strings.Join(backends, ", "))
 	}
@@ -318,6 +324,10 @@ func (c *Config) parseTTL(s string) (time.Duration, error) {
 		return 0, err
 	case c.Etcd != nil && d < etcd.MinTTL:
 		return 0, fmt.Errorf("%s is too short for etcd (write %v or more)", show(s), etcd.MinTTL)
+	case c.Consul != nil && d < leastTTL(c.Consul):
+		return 0, fmt.Errorf("%s is too short for consul (write %v or more; to go lower, lower session_ttl_min on the servers and then here)", show(s), leastTTL(c.Consul))
+	case c.Consul != nil && d > consul.MaxTTL:
+		return 0, fmt.Errorf("%s is too long for consul (write %v or less)", show(s), consul.MaxTTL)
 	case c.Memory != nil && d < memory.MinTTL:
 		return 0, fmt.Errorf("%s is too short for memory (write %v or more)", show(s), memory.MinTTL)
 	case c.Memory != nil && d > memory.MaxTTL:
@@ -358,7 +368,7 @@ func parseRoot(s string) (string, error) {
 
 func parseHost(s string) (string, error) {
 	if s == "" || strings.ContainsAny(s, "/: \t\n@") {
-		return "", fmt.Errorf("%s is no host name (write only the name that the server's certificate has, such as etcd.internal)", show(s))
+		return "", fmt.Errorf("%s is no host name (write only the name that the server's certificate has, such as server.internal)", show(s))
 	}
 	return s, nil
 }
@@ -372,7 +382,7 @@ func parseRuleScope(s string) (naming.Scope, error) {
 
 func parsePrincipal(s string) (string, error) {
 	if s == "" || strings.TrimSpace(s) != s || strings.ContainsAny(s, "\n\r\t") {
-		return "", fmt.Errorf("%s is no principal (write it as the backend knows it: for etcd the common name of the certificate)", show(s))
+		return "", fmt.Errorf("%s is no principal (write it as the backend knows it: for etcd the common name of the certificate, for consul the principal in the node's file)", show(s))
 	}
 	return s, nil
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/seed-6593ebad/skywarden/adapter"
+	"github.com/seed-6593ebad/skywarden/backends/consul"
 	"github.com/seed-6593ebad/skywarden/backends/etcd"
 	"github.com/seed-6593ebad/skywarden/internal/testca"
 	"github.com/seed-6593ebad/skywarden/naming"
@@ -411,6 +412,7 @@ func FuzzLoad(f *testing.F) {
 	}
 	f.Add([]byte(MemorySample))
 	f.Add([]byte(EtcdSample))
+	f.Add([]byte(ConsulSample))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := parse("f.yaml", data, []string{"echo"})
 		if (c == nil) == (err == nil) {
@@ -436,6 +438,7 @@ var compare = cmp.Options{
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 	cmp.Comparer(func(a, b etcd.Secret) bool { return a == b }), // equal where there is none
 	cmpopts.IgnoreFields(etcd.Config{}, "Logger"),               // given when it is opened
+	cmpopts.IgnoreFields(consul.Config{}, "Logger"),
 }
 
 // writeTLSFiles writes ca.pem, user.pem and user-key.pem.

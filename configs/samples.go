@@ -17,4 +17,13 @@ var (
 	// # are comments.
 	//go:embed etcd-roles.txt
 	EtcdRoles string
+
+	// ConsulSample is consul.yaml: a node on Consul, with every key that there is.
+	//go:embed consul.yaml
+	ConsulSample string
+
+	// ConsulPolicies is consul-acl.hcl: the ACL policies that ConsulSample needs, in
+	// HCL. Each begins with a line "# policy NAME".
+	//go:embed consul-acl.hcl
+	ConsulPolicies string
 )

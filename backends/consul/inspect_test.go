@@ -46,7 +46,7 @@ func TestTTLFinding(t *testing.T) {
 		"Invalid Session TTL '1', must be between [10s=24h0m0s]":   naming.LevelFail,
 		"Invalid Session TTL '1', must be between [1m0s=24h0m0s]":  naming.LevelFail,
 		"Invalid Session TTL '1', must be between [often=24h0m0s]": naming.LevelWarn,
-		"Invalid Session TTL":                                      naming.LevelWarn,
+		"Invalid Session TTL": naming.LevelWarn,
 	} {
 		if got := b.inspectTTL(reply{status: http.StatusInternalServerError, body: body}); got.Level != want {
 			t.Errorf("%s: got %+v, want %s", body, got, want)
