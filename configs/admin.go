@@ -1,14 +1,17 @@
 package configs
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/rs/zerolog"
 
+	"github.com/seed-6593ebad/skywarden/backends/consul"
 	"github.com/seed-6593ebad/skywarden/backends/etcd"
 	"github.com/seed-6593ebad/skywarden/naming"
 )
@@ -19,25 +22,36 @@ type Admin struct {
 	// CertFile and KeyFile are the client certificate of an administrator and its
 	// private key, PEM files. Both or neither.
 	CertFile, KeyFile string
-	// User and PasswordFile are an administrator with a password instead, and the
-	// file that it is in. Both or neither.
+	// User and PasswordFile are an administrator of etcd with a password instead, and
+	// the file that it is in. Both or neither.
 	User, PasswordFile string
+	// TokenFile has the token of an administrator of Consul.
+	TokenFile string
+	// TokenDir is where Consul's tokens for the principals go, a file for each. Empty:
+	// the directory of the configuration file.
+	TokenDir string
 	// Log gets what the driver has to say.
 	Log zerolog.Logger
 }
 
-// Driver gives the name of the file's backend: "memory" or "etcd".
+// Driver gives the name of the file's backend: "memory", "etcd" or "consul".
 func (c *Config) Driver() string {
-	if c.Etcd != nil {
+	switch {
+	case c.Etcd != nil:
 		return "etcd"
+	case c.Consul != nil:
+		return "consul"
 	}
 	return "memory"
 }
 
 // Root gives where on the server everything is kept: "" for the driver's default.
 func (c *Config) Root() string {
-	if c.Etcd != nil {
+	switch {
+	case c.Etcd != nil:
 		return c.Etcd.Root
+	case c.Consul != nil:
+		return c.Consul.Root
 	}
 	return ""
 }
@@ -67,31 +81,71 @@ func (c *Config) OpenAdmin(ctx context.Context, a Admin) (naming.Provisioner, er
 	if c.Memory != nil {
 		return nil, fmt.Errorf("%s: the memory backend is inside each process: there is no server to provision", c.file)
 	}
+	var problems []error
 	if (a.CertFile == "") != (a.KeyFile == "") {
-		return nil, errors.New("an administrator's certificate and its key are given together, or not at all")
+		problems = append(problems, errors.New("an administrator's certificate and its key are given together, or not at all"))
 	}
-	cfg := etcd.AdminConfig{Config: *c.Etcd}
-	cfg.Logger = a.Log
 	if (a.User == "") != (a.PasswordFile == "") {
-		return nil, errors.New("an administrator's user and the file of the password are given together, or not at all")
+		problems = append(problems, errors.New("an administrator's user and the file of the password are given together, or not at all"))
 	}
-	switch {
-	case a.CertFile != "" && a.User != "":
-		return nil, errors.New("an administrator has a certificate or a password: give one")
-	case a.CertFile != "" || a.User != "": // instead of whatever the file has
-		cfg.TLS.CertFile, cfg.TLS.KeyFile, cfg.TLS.Key = a.CertFile, a.KeyFile, etcd.Secret{}
-		cfg.User, cfg.PasswordFile, cfg.Password = a.User, a.PasswordFile, etcd.Secret{}
+	if c.Etcd != nil && (a.TokenFile != "" || a.TokenDir != "") {
+		problems = append(problems, errors.New("etcd has no tokens: give an administrator's certificate, or a user and a password"))
 	}
-	admin, err := etcd.OpenAdmin(ctx, cfg)
+	if c.Etcd != nil && a.CertFile != "" && a.User != "" {
+		problems = append(problems, errors.New("an administrator has a certificate or a password: give one"))
+	}
+	if c.Consul != nil && a.User != "" {
+		problems = append(problems, errors.New("consul has no users: give the file of an administrator's token"))
+	}
+	if err := errors.Join(problems...); err != nil {
+		return nil, err
+	}
+	var admin naming.Provisioner
+	var err error
+	if c.Consul != nil {
+		admin, err = consul.OpenAdmin(ctx, c.consulAdmin(a))
+	} else {
+		admin, err = etcd.OpenAdmin(ctx, c.etcdAdmin(a))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", c.file, err)
 	}
 	return admin, nil
 }
 
+func (c *Config) etcdAdmin(a Admin) etcd.AdminConfig {
+	cfg := etcd.AdminConfig{Config: *c.Etcd}
+	cfg.Logger = a.Log
+	if a.CertFile != "" || a.User != "" { // instead of whatever the file has
+		cfg.TLS.CertFile, cfg.TLS.KeyFile, cfg.TLS.Key = a.CertFile, a.KeyFile, etcd.Secret{}
+		cfg.User, cfg.PasswordFile, cfg.Password = a.User, a.PasswordFile, etcd.Secret{}
+	}
+	return cfg
+}
+
+func (c *Config) consulAdmin(a Admin) consul.AdminConfig {
+	cfg := consul.AdminConfig{Config: *c.Consul, TokenDir: cmp.Or(a.TokenDir, filepath.Dir(c.file))}
+	cfg.Logger = a.Log
+	if a.CertFile != "" {
+		cfg.TLS.CertFile, cfg.TLS.KeyFile, cfg.TLS.Key = a.CertFile, a.KeyFile, consul.Secret{}
+	}
+	if a.TokenFile != "" {
+		cfg.TokenFile, cfg.Token = a.TokenFile, consul.Secret{}
+	}
+	return cfg
+}
+
 // renderers are the drivers that write files for administrators.
 var renderers = map[string]func(root string, grants []naming.Grant) ([]naming.File, error){
-	"etcd": etcd.Render,
+	"consul": func(root string, grants []naming.Grant) ([]naming.File, error) {
+		return consul.Render(strings.TrimPrefix(root, "/"), grants)
+	},
+	"etcd": func(root string, grants []naming.Grant) ([]naming.File, error) {
+		if root != "" && !strings.HasPrefix(root, "/") { // one of Consul's
+			root = "/" + root
+		}
+		return etcd.Render(root, grants)
+	},
 }
 
 // Servers are the names of the servers that Render knows.

@@ -163,7 +163,7 @@ func readPassword(e object, c *etcd.Config) {
 		return
 	}
 	c.PasswordFile, c.Password = v.secret("the password", "password")
-	if c.PasswordFile != "" {
+	if c.PasswordFile != "" && !v.r.forAdmin {
 		_, err := secretfile.Open("password", c.PasswordFile, nil)
 		v.reportAll(err)
 	}
@@ -199,10 +199,17 @@ func readTLS(v value, byPassword bool) etcd.TLS {
 	text(t, "server_name", "etcd.internal", &c.ServerName, parseHost)
 	text(t, "min_version", `"1.3"`, &c.AllowTLS12, oneOf(map[string]bool{"1.3": false, "1.2": true}))
 	if len(v.r.problems) == before {
-		_, err := open(tlsfile.Config(c), nil)
-		v.reportAll(err)
+		v.checkTLS(open, tlsfile.Config(c))
 	}
 	return c
+}
+
+// checkTLS looks at the files of c, unless they are not needed.
+func (v value) checkTLS(open func(tlsfile.Config, func(error)) (*tlsfile.Source, error), c tlsfile.Config) {
+	if !v.r.forAdmin {
+		_, err := open(c, nil)
+		v.reportAll(err)
+	}
 }
 
 // readAllow reads the allow-list. It says with positions what

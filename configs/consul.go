@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/seed-6593ebad/skywarden/backends/consul"
-	"github.com/seed-6593ebad/skywarden/backends/etcd"
 	"github.com/seed-6593ebad/skywarden/internal/secretfile"
 	"github.com/seed-6593ebad/skywarden/internal/tlsfile"
 )
@@ -54,7 +53,7 @@ func readConsul(v value, c *consul.Config) {
 // readToken reads the reference to our ACL token.
 func readToken(v value, c *consul.Config) {
 	c.TokenFile, c.Token = v.secret("the secret of the token", "game.token")
-	if c.TokenFile != "" {
+	if c.TokenFile != "" && !v.r.forAdmin {
 		_, err := secretfile.Open("token", c.TokenFile, nil)
 		v.reportAll(err)
 	}
@@ -81,20 +80,15 @@ func readConsulTLS(v value) consul.TLS {
 		text(t, "cert", "node.pem", &c.CertFile, v.r.relative)
 		t.required("key", "{file: node-key.pem}")
 		if key, ok := t.fields["key"]; ok {
-			c.KeyFile, c.Key = key.privateKey()
+			c.KeyFile, c.Key = key.secret("the private key in PEM", "node-key.pem")
 		}
 	}
 	text(t, "server_name", "consul.internal", &c.ServerName, parseHost)
 	text(t, "min_version", `"1.3"`, &c.AllowTLS12, oneOf(map[string]bool{"1.3": false, "1.2": true}))
 	if len(v.r.problems) == before {
-		_, err := open(tlsfile.Config(c), nil)
-		v.reportAll(err)
+		v.checkTLS(open, tlsfile.Config(c))
 	}
 	return c
-}
-
-func (v value) privateKey() (path string, key etcd.Secret) {
-	return v.secret("the private key in PEM", "node-key.pem")
 }
 
 // leastTTL is the least that the servers take, as far as the file says.

@@ -30,6 +30,10 @@ import (
 
 var update = flag.Bool("update", false, "write the wanted messages anew")
 
+func parse(file string, data []byte, kinds []string) (*Config, error) {
+	return (&reader{file: file}).parse(data, kinds)
+}
+
 // TestBadConfigurations compares, letter by letter, what Load says about each
 // configuration in testdata/bad.txtar.
 func TestBadConfigurations(t *testing.T) {

@@ -36,7 +36,7 @@ func (v value) secret(what, example string) (path string, secret etcd.Secret) {
 			return "", secret
 		}
 		text := os.Getenv(name)
-		if strings.TrimSpace(text) == "" {
+		if strings.TrimSpace(text) == "" && !v.r.forAdmin {
 			v.report("the environment variable %s is not set or empty (set it to %s, or write {file: PATH})", name, what)
 			return "", secret
 		}

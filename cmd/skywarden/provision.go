@@ -12,14 +12,16 @@ import (
 
 type provisionCommand struct {
 	configFlag
-	To                string        `placeholder:"SERVER" help:"The server that is meant, such as etcd: a mistake is refused. Default: that of the file."`
+	To                string        `placeholder:"SERVER" help:"The server that is meant, etcd or consul: a mistake is refused. Default: that of the file."`
 	Plan              bool          `help:"Only show what would be changed. Exit code: 0 nothing, 5 something."`
 	Prune             bool          `help:"Also take away what principals have who are not in the allow-list."`
 	Reader            []string      `sep:"none" placeholder:"PRINCIPAL" help:"Somebody who owns nothing and may look up what everybody may, such as a client. Can be repeated."`
 	AdminCert         string        `placeholder:"FILE" help:"The client certificate of an administrator (etcd: of a user with the role root). Default: that of the file."`
 	AdminKey          string        `placeholder:"FILE" help:"Its private key."`
-	AdminUser         string        `placeholder:"USER" help:"An administrator who has a password instead of a certificate."`
+	AdminUser         string        `placeholder:"USER" help:"etcd: an administrator who has a password instead of a certificate."`
 	AdminPasswordFile string        `placeholder:"FILE" help:"The file that the password is in. Nobody else may read it."`
+	AdminTokenFile    string        `placeholder:"FILE" env:"SKYWARDEN_ADMIN_TOKEN_FILE" help:"consul: the file that an administrator's token is in (acl:write). Nobody else may read it. Default: the token of the file."`
+	Tokens            string        `placeholder:"DIR" help:"consul: where the principals' tokens go, each into PRINCIPAL.token, which only its owner may read. Default: beside the configuration file."`
 	Timeout           time.Duration `default:"60s" help:"How long all of it may take."`
 }
 
@@ -28,7 +30,7 @@ type provisionCommand struct {
 func (cmd *provisionCommand) Run(ctx context.Context, c *console) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, cmd.Timeout)
 	defer cancel()
-	cfg, err := cmd.load()
+	cfg, err := cmd.loadForAdmin()
 	if err != nil {
 		return err
 	}
@@ -46,7 +48,8 @@ func (cmd *provisionCommand) Run(ctx context.Context, c *console) (err error) {
 		return err
 	}
 	admin, err := cfg.OpenAdmin(ctx, configs.Admin{
-		CertFile: cmd.AdminCert, KeyFile: cmd.AdminKey, User: cmd.AdminUser, PasswordFile: cmd.AdminPasswordFile, Log: cfg.Logger(c.err),
+		CertFile: cmd.AdminCert, KeyFile: cmd.AdminKey, User: cmd.AdminUser, PasswordFile: cmd.AdminPasswordFile,
+		TokenFile: cmd.AdminTokenFile, TokenDir: cmd.Tokens, Log: cfg.Logger(c.err),
 	})
 	if err != nil {
 		return asAdmin(err)
@@ -118,7 +121,7 @@ func describe(c naming.Change) string {
 // asAdmin says who was needed where the server refuses somebody.
 func asAdmin(err error) error {
 	if errors.Is(err, naming.ErrDenied) || errors.Is(err, naming.ErrUnauthenticated) {
-		return hintedError{err, "give an administrator's credential: --admin-cert and --admin-key, or --admin-user and --admin-password-file"}
+		return hintedError{err, "give an administrator's credential: --admin-cert and --admin-key, --admin-user and --admin-password-file, or --admin-token-file"}
 	}
 	return err
 }

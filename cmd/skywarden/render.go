@@ -9,14 +9,14 @@ import (
 
 type renderCommand struct {
 	configFlag
-	To     string   `placeholder:"SERVER" help:"The server that the files are for, such as etcd. Default: that of the configuration file."`
+	To     string   `placeholder:"SERVER" help:"The server that the files are for, etcd or consul. Default: that of the configuration file."`
 	Out    string   `placeholder:"DIR" help:"Write the files into this directory, which is made if need be. Default: print them."`
 	Reader []string `sep:"none" placeholder:"PRINCIPAL" help:"Somebody who owns nothing and may look up what everybody may, such as a client. Can be repeated."`
 }
 
 // Run connects to nobody.
 func (cmd *renderCommand) Run(c *console) error {
-	cfg, err := cmd.load()
+	cfg, err := cmd.loadForAdmin()
 	if err != nil {
 		return err
 	}

@@ -122,7 +122,7 @@ func hintFor(err error) string {
 		return "see skywarden --help"
 	}
 	if _, ok := errors.AsType[*configs.FileError](err); ok {
-		return "configs/memory.yaml and configs/etcd.yaml have every key"
+		return "configs/memory.yaml, configs/etcd.yaml and configs/consul.yaml have every key"
 	}
 	switch naming.Code(err) {
 	case "not_found":
@@ -130,9 +130,9 @@ func hintFor(err error) string {
 	case "taken":
 		return "a standby waits until the name is free: hold --standby, or standby: true in the configuration file"
 	case "unauthenticated":
-		return "the server does not accept the certificate: see backend.etcd.tls in the configuration file"
+		return "the server does not accept our certificate, password or token: see backend in the configuration file; skywarden check says more"
 	case "denied":
-		return "the server's roles do not allow it: skywarden check says what is wrong, skywarden provision mends it"
+		return "the server's access control does not allow it: skywarden check says what is wrong, skywarden provision mends it"
 	case "name_not_allowed", "address_not_allowed":
 		return "see allow in the configuration file: who may own or look up the name, and from which addresses"
 	case "unavailable":
