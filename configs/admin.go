@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/rs/zerolog"
 
+	"github.com/seed-6593ebad/skywarden/backends/consul"
 	"github.com/seed-6593ebad/skywarden/backends/etcd"
 	"github.com/seed-6593ebad/skywarden/naming"
 )
@@ -22,22 +24,34 @@ type Admin struct {
 	// User and PasswordFile are an administrator with a password instead, and the
 	// file that it is in. Both or neither.
 	User, PasswordFile string
+	// TokenFile holds a management token, which is how an administrator of Consul
+	// comes. It is required there.
+	TokenFile string
+	// TokenDir is where the tokens of Consul's principals go, PRINCIPAL.token; ""
+	// means the directory of the file's own token.
+	TokenDir string
 	// Log gets what the driver has to say.
 	Log zerolog.Logger
 }
 
-// Driver gives the name of the file's backend: "memory" or "etcd".
+// Driver gives the name of the file's backend: "memory", "etcd" or "consul".
 func (c *Config) Driver() string {
-	if c.Etcd != nil {
+	switch {
+	case c.Etcd != nil:
 		return "etcd"
+	case c.Consul != nil:
+		return "consul"
 	}
 	return "memory"
 }
 
 // Root gives where on the server everything is kept: "" for the driver's default.
 func (c *Config) Root() string {
-	if c.Etcd != nil {
+	switch {
+	case c.Etcd != nil:
 		return c.Etcd.Root
+	case c.Consul != nil:
+		return c.Consul.Root
 	}
 	return ""
 }
@@ -70,28 +84,59 @@ func (c *Config) OpenAdmin(ctx context.Context, a Admin) (naming.Provisioner, er
 	if (a.CertFile == "") != (a.KeyFile == "") {
 		return nil, errors.New("an administrator's certificate and its key are given together, or not at all")
 	}
-	cfg := etcd.AdminConfig{Config: *c.Etcd}
-	cfg.Logger = a.Log
 	if (a.User == "") != (a.PasswordFile == "") {
 		return nil, errors.New("an administrator's user and the file of the password are given together, or not at all")
 	}
-	switch {
-	case a.CertFile != "" && a.User != "":
-		return nil, errors.New("an administrator has a certificate or a password: give one")
-	case a.CertFile != "" || a.User != "": // instead of whatever the file has
-		cfg.TLS.CertFile, cfg.TLS.KeyFile, cfg.TLS.Key = a.CertFile, a.KeyFile, etcd.Secret{}
-		cfg.User, cfg.PasswordFile, cfg.Password = a.User, a.PasswordFile, etcd.Secret{}
+	open := c.openEtcdAdmin
+	if c.Consul != nil {
+		open = c.openConsulAdmin
 	}
-	admin, err := etcd.OpenAdmin(ctx, cfg)
+	admin, err := open(ctx, a)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", c.file, err)
 	}
 	return admin, nil
 }
 
+func (c *Config) openEtcdAdmin(ctx context.Context, a Admin) (naming.Provisioner, error) {
+	cfg := etcd.AdminConfig{Config: *c.Etcd}
+	cfg.Logger = a.Log
+	switch {
+	case a.TokenFile != "" || a.TokenDir != "":
+		return nil, errors.New("an administrator of etcd has a certificate or a password, and no token")
+	case a.CertFile != "" && a.User != "":
+		return nil, errors.New("an administrator has a certificate or a password: give one")
+	case a.CertFile != "" || a.User != "": // instead of whatever the file has
+		cfg.TLS.CertFile, cfg.TLS.KeyFile, cfg.TLS.Key = a.CertFile, a.KeyFile, etcd.Secret{}
+		cfg.User, cfg.PasswordFile, cfg.Password = a.User, a.PasswordFile, etcd.Secret{}
+	}
+	return etcd.OpenAdmin(ctx, cfg)
+}
+
+func (c *Config) openConsulAdmin(ctx context.Context, a Admin) (naming.Provisioner, error) {
+	cfg := consul.AdminConfig{Config: *c.Consul, TokenDir: a.TokenDir}
+	cfg.Logger = a.Log
+	switch {
+	case a.User != "":
+		return nil, errors.New("an administrator of Consul has a token, and no password")
+	case a.TokenFile == "":
+		return nil, fmt.Errorf("%w: an administrator of Consul comes with a management token, and none is given", naming.ErrUnauthenticated)
+	case a.TokenDir == "" && c.Consul.TokenFile == "":
+		return nil, errors.New("the file's own token is in no file: say in which directory the tokens of the principals go")
+	case a.TokenDir == "":
+		cfg.TokenDir = filepath.Dir(c.Consul.TokenFile)
+	}
+	cfg.TokenFile, cfg.Token = a.TokenFile, consul.Secret{}
+	if a.CertFile != "" {
+		cfg.TLS.CertFile, cfg.TLS.KeyFile, cfg.TLS.Key = a.CertFile, a.KeyFile, consul.Secret{}
+	}
+	return consul.OpenAdmin(ctx, cfg)
+}
+
 // renderers are the drivers that write files for administrators.
 var renderers = map[string]func(root string, grants []naming.Grant) ([]naming.File, error){
-	"etcd": etcd.Render,
+	"consul": consul.Render,
+	"etcd":   etcd.Render,
 }
 
 // Servers are the names of the servers that Render knows.

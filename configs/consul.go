@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"regexp"
 	"slices"
 	"strings"
@@ -51,12 +52,15 @@ func readConsul(v value, c *consul.Config) {
 	}
 }
 
-// readToken reads the reference to our ACL token.
+// readToken reads the reference to our ACL token. A file that is not there is no
+// mistake of this file: who provisions reads this one to make that one. Who needs
+// the token is told when the backend is opened.
 func readToken(v value, c *consul.Config) {
 	c.TokenFile, c.Token = v.secret("the secret of the token", "game.token")
 	if c.TokenFile != "" {
-		_, err := secretfile.Open("token", c.TokenFile, nil)
-		v.reportAll(err)
+		if _, err := secretfile.Open("token", c.TokenFile, nil); !errors.Is(err, fs.ErrNotExist) {
+			v.reportAll(err)
+		}
 	}
 	if strings.ContainsAny(secretfile.Reveal(c.Token), " \t\r\n") {
 		v.report("has white space in the value of its environment variable (set it to the secret of the token alone)")

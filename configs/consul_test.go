@@ -140,11 +140,58 @@ func TestConsulInsecureIsTold(t *testing.T) {
 		"backend: {consul: {addresses: [http://a:1]}}":                                              true,
 		"backend: {consul: {addresses: [https://a:1], principal: a, tls: {ca: c}, token: hunter2}}": true,
 		"backend: {consul: {addresses: [https://a:1], principal: a, token: {file: f}}}":             true,
+		"backend: {consul: {addresses: [https://a:1], principal: a, tls: {ca: c}}}":                 true,
 		"backend: {consul: {addresses: [https://a:1], principal: a, tls: {}, token: {file: f}}}":    false,
 	} {
 		_, err := parse("f.yaml", []byte(head+file), nil)
 		if err == nil || errors.Is(err, naming.ErrInsecureConfig) != insecure || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s\ngot %v, insecure wanted: %v", file, err, insecure)
 		}
+	}
+}
+
+// Whoever provisions has no token of the principal yet.
+func TestOpenConsulAdmin(t *testing.T) {
+	file := consulFiles(t, "2cdd5b9f-hunter2")
+	dir := filepath.Dir(file)
+	if err := os.Rename(filepath.Join(dir, "game.token"), filepath.Join(dir, "management.token")); err != nil {
+		t.Fatal(err)
+	}
+	c, err := parse(file, []byte(strings.Replace(ConsulSample, "127.0.0.1:8501", "127.0.0.1:1", 1)), []string{"echo"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Driver() != "consul" || c.Root() != "skywarden" {
+		t.Errorf("got %s, %s", c.Driver(), c.Root())
+	}
+	if _, err := c.OpenBackend(t.Context(), zerolog.Nop()); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "game.token") {
+		t.Errorf("a node without its token: %v", err)
+	}
+	management := filepath.Join(dir, "management.token")
+	for want, admin := range map[string]Admin{
+		"comes with a management token": {},
+		"and no password":               {User: "root", PasswordFile: "p", TokenFile: management},
+		"given together":                {CertFile: "c", TokenFile: management},
+		`"nowhere" cannot be opened`:    {TokenFile: "nowhere"},
+		`"c" cannot be opened`:          {CertFile: "c", KeyFile: "k", TokenFile: management},
+	} {
+		if _, err := c.OpenAdmin(t.Context(), admin); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: got %v, want %s", admin, err, want)
+		}
+	}
+	// It works once the server is there.
+	admin, err := c.OpenAdmin(t.Context(), Admin{TokenFile: management, Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := admin.Close(); err != nil {
+		t.Error(err)
+	}
+	c.Consul.TokenFile = ""
+	if _, err := c.OpenAdmin(t.Context(), Admin{TokenFile: management}); err == nil || !strings.Contains(err.Error(), "in which directory") {
+		t.Errorf("nowhere to write tokens: %v", err)
+	}
+	if _, err := loadEtcdSample(t).OpenAdmin(t.Context(), Admin{TokenFile: management}); err == nil || !strings.Contains(err.Error(), "no token") {
+		t.Errorf("a token for etcd: %v", err)
 	}
 }

@@ -20,6 +20,8 @@ type provisionCommand struct {
 	AdminKey          string        `placeholder:"FILE" help:"Its private key."`
 	AdminUser         string        `placeholder:"USER" help:"An administrator who has a password instead of a certificate."`
 	AdminPasswordFile string        `placeholder:"FILE" help:"The file that the password is in. Nobody else may read it."`
+	AdminTokenFile    string        `placeholder:"FILE" help:"The file of a management token (consul). Nobody else may read it."`
+	TokenDir          string        `placeholder:"DIR" help:"Where the tokens of the principals go, PRINCIPAL.token (consul). Default: the directory of the file's own token."`
 	Timeout           time.Duration `default:"60s" help:"How long all of it may take."`
 }
 
@@ -46,7 +48,8 @@ func (cmd *provisionCommand) Run(ctx context.Context, c *console) (err error) {
 		return err
 	}
 	admin, err := cfg.OpenAdmin(ctx, configs.Admin{
-		CertFile: cmd.AdminCert, KeyFile: cmd.AdminKey, User: cmd.AdminUser, PasswordFile: cmd.AdminPasswordFile, Log: cfg.Logger(c.err),
+		CertFile: cmd.AdminCert, KeyFile: cmd.AdminKey, User: cmd.AdminUser, PasswordFile: cmd.AdminPasswordFile,
+		TokenFile: cmd.AdminTokenFile, TokenDir: cmd.TokenDir, Log: cfg.Logger(c.err),
 	})
 	if err != nil {
 		return asAdmin(err)
@@ -118,7 +121,7 @@ func describe(c naming.Change) string {
 // asAdmin says who was needed where the server refuses somebody.
 func asAdmin(err error) error {
 	if errors.Is(err, naming.ErrDenied) || errors.Is(err, naming.ErrUnauthenticated) {
-		return hintedError{err, "give an administrator's credential: --admin-cert and --admin-key, or --admin-user and --admin-password-file"}
+		return hintedError{err, "give an administrator's credential: --admin-cert and --admin-key, --admin-user and --admin-password-file, or for consul --admin-token-file"}
 	}
 	return err
 }
