@@ -27,8 +27,8 @@ type Admin struct {
 	User, PasswordFile string
 	// TokenFile has the token of an administrator of Consul.
 	TokenFile string
-	// TokenDir is where Consul's tokens for the principals go, a file for each. Empty:
-	// the directory of the configuration file.
+	// TokenDir is where Consul's tokens for the principals go, PRINCIPAL.token. Empty:
+	// the directory of the file's own token, or else of the file.
 	TokenDir string
 	// Log gets what the driver has to say.
 	Log zerolog.Logger
@@ -89,7 +89,7 @@ func (c *Config) OpenAdmin(ctx context.Context, a Admin) (naming.Provisioner, er
 		problems = append(problems, errors.New("an administrator's user and the file of the password are given together, or not at all"))
 	}
 	if c.Etcd != nil && (a.TokenFile != "" || a.TokenDir != "") {
-		problems = append(problems, errors.New("etcd has no tokens: give an administrator's certificate, or a user and a password"))
+		problems = append(problems, errors.New("etcd knows no tokens: give an administrator's certificate, or a user and a password"))
 	}
 	if c.Etcd != nil && a.CertFile != "" && a.User != "" {
 		problems = append(problems, errors.New("an administrator has a certificate or a password: give one"))
@@ -124,7 +124,10 @@ func (c *Config) etcdAdmin(a Admin) etcd.AdminConfig {
 }
 
 func (c *Config) consulAdmin(a Admin) consul.AdminConfig {
-	cfg := consul.AdminConfig{Config: *c.Consul, TokenDir: cmp.Or(a.TokenDir, filepath.Dir(c.file))}
+	cfg := consul.AdminConfig{Config: *c.Consul, TokenDir: a.TokenDir}
+	if cfg.TokenDir == "" {
+		cfg.TokenDir = filepath.Dir(cmp.Or(cfg.TokenFile, c.file))
+	}
 	cfg.Logger = a.Log
 	if a.CertFile != "" {
 		cfg.TLS.CertFile, cfg.TLS.KeyFile, cfg.TLS.Key = a.CertFile, a.KeyFile, consul.Secret{}

@@ -140,11 +140,55 @@ func TestConsulInsecureIsTold(t *testing.T) {
 		"backend: {consul: {addresses: [http://a:1]}}":                                              true,
 		"backend: {consul: {addresses: [https://a:1], principal: a, tls: {ca: c}, token: hunter2}}": true,
 		"backend: {consul: {addresses: [https://a:1], principal: a, token: {file: f}}}":             true,
+		"backend: {consul: {addresses: [https://a:1], principal: a, tls: {ca: c}}}":                 true,
 		"backend: {consul: {addresses: [https://a:1], principal: a, tls: {}, token: {file: f}}}":    false,
 	} {
 		_, err := parse("f.yaml", []byte(head+file), nil)
 		if err == nil || errors.Is(err, naming.ErrInsecureConfig) != insecure || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s\ngot %v, insecure wanted: %v", file, err, insecure)
 		}
+	}
+}
+
+// Whoever provisions has no token of the principal yet.
+func TestOpenConsulAdmin(t *testing.T) {
+	file := consulFiles(t, "2cdd5b9f-hunter2")
+	dir := filepath.Dir(file)
+	if err := os.Rename(filepath.Join(dir, "game.token"), filepath.Join(dir, "management.token")); err != nil {
+		t.Fatal(err)
+	}
+	sample := []byte(strings.Replace(ConsulSample, "127.0.0.1:8501", "127.0.0.1:1", 1))
+	if _, err := parse(file, sample, []string{"echo"}); err == nil || !strings.Contains(err.Error(), "game.token") {
+		t.Errorf("a node without its token: %v", err)
+	}
+	c, err := (&reader{file: file, forAdmin: true}).parse(sample, []string{"echo"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Driver() != "consul" || c.Root() != "skywarden" {
+		t.Errorf("got %s, %s", c.Driver(), c.Root())
+	}
+	management := filepath.Join(dir, "management.token")
+	for want, admin := range map[string]Admin{
+		`game.token" cannot be opened`: {}, // the file's own
+		"consul has no users":          {User: "root", PasswordFile: "p", TokenFile: management},
+		"given together":               {CertFile: "c", TokenFile: management},
+		`"nowhere" cannot be opened`:   {TokenFile: "nowhere"},
+		`"c" cannot be opened`:         {CertFile: "c", KeyFile: "k", TokenFile: management},
+	} {
+		if _, err := c.OpenAdmin(t.Context(), admin); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: got %v, want %s", admin, err, want)
+		}
+	}
+	// It works once the server is there.
+	admin, err := c.OpenAdmin(t.Context(), Admin{TokenFile: management, Log: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := admin.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := loadEtcdSample(t).OpenAdmin(t.Context(), Admin{TokenFile: management}); err == nil || !strings.Contains(err.Error(), "knows no tokens") {
+		t.Errorf("a token for etcd: %v", err)
 	}
 }

@@ -21,7 +21,7 @@ type provisionCommand struct {
 	AdminUser         string        `placeholder:"USER" help:"etcd: an administrator who has a password instead of a certificate."`
 	AdminPasswordFile string        `placeholder:"FILE" help:"The file that the password is in. Nobody else may read it."`
 	AdminTokenFile    string        `placeholder:"FILE" env:"SKYWARDEN_ADMIN_TOKEN_FILE" help:"consul: the file that an administrator's token is in (acl:write). Nobody else may read it. Default: the token of the file."`
-	Tokens            string        `placeholder:"DIR" help:"consul: where the principals' tokens go, each into PRINCIPAL.token, which only its owner may read. Default: beside the configuration file."`
+	TokenDir          string        `placeholder:"DIR" help:"consul: where the principals' tokens go, each into PRINCIPAL.token, which only its owner may read. Default: where the file's own token is."`
 	Timeout           time.Duration `default:"60s" help:"How long all of it may take."`
 }
 
@@ -49,7 +49,7 @@ func (cmd *provisionCommand) Run(ctx context.Context, c *console) (err error) {
 	}
 	admin, err := cfg.OpenAdmin(ctx, configs.Admin{
 		CertFile: cmd.AdminCert, KeyFile: cmd.AdminKey, User: cmd.AdminUser, PasswordFile: cmd.AdminPasswordFile,
-		TokenFile: cmd.AdminTokenFile, TokenDir: cmd.Tokens, Log: cfg.Logger(c.err),
+		TokenFile: cmd.AdminTokenFile, TokenDir: cmd.TokenDir, Log: cfg.Logger(c.err),
 	})
 	if err != nil {
 		return asAdmin(err)
