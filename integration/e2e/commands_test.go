@@ -14,9 +14,12 @@ import (
 // TestCommands is the way of a user: the sample files, two nodes, and every
 // command that shows or holds names.
 func TestCommands(t *testing.T) {
-	etcd := startEtcd(t)
+	onEach(t, testCommands)
+}
+
+func testCommands(t *testing.T, r registry) {
 	one, two := &sample{node: "game-1"}, &sample{node: "game-2"}
-	file1, file2 := one.write(t, etcd), two.write(t, etcd)
+	file1, file2 := one.write(t, r), two.write(t, r)
 
 	node1 := start(t, "node", "-c", file1)
 	node1.await(t, 10*time.Second, "node game-1 is ready at "+one.address(), "1 service", "standing by for game.lobby")
@@ -66,7 +69,7 @@ func TestCommands(t *testing.T) {
 	})
 	t.Run("hold", func(t *testing.T) {
 		billing := &sample{node: "legacy-1", user: "billing"}
-		file := billing.write(t, etcd)
+		file := billing.write(t, r)
 		waiting := start(t, "get", "-c", file2, "--wait", "20s", "billing")
 		hold := start(t, "hold", "-c", file, "billing", "--addr", "10.0.0.9:8080")
 		hold.await(t, 10*time.Second, "billing: held at legacy-1@10.0.0.9:8080/0, epoch ")
@@ -89,11 +92,11 @@ func TestCommands(t *testing.T) {
 		wants(t, errs, "address not allowed")
 		// By the server, where the file was edited to allow it.
 		edited := &sample{change: []string{"owners: [billing]", "owners: [billing, game]"}}
-		_, errs = skywarden(t, 4, "hold", "-c", edited.write(t, etcd), "billing", "--addr", "10.0.0.9:8080")
+		_, errs = skywarden(t, 4, "hold", "-c", edited.write(t, r), "billing", "--addr", "10.0.0.9:8080")
 		wants(t, errs, "permission denied", "hint: the server's access control")
 		// Nobody without a certificate of a known user gets in.
 		stranger := &sample{user: "mallory"}
-		_, errs = skywarden(t, 4, "ls", "-c", stranger.write(t, etcd))
+		_, errs = skywarden(t, 4, "ls", "-c", stranger.write(t, r))
 		wants(t, errs, "hint: ")
 	})
 	t.Run("interrupt", func(t *testing.T) {
@@ -106,9 +109,8 @@ func TestCommands(t *testing.T) {
 		}
 		node2.end(t)
 		skywarden(t, 3, "get", "-c", file2, "game.lobby")
-		leases, err := etcd.Admin.Leases(t.Context())
-		if err != nil || len(leases.Leases) != 0 {
-			t.Errorf("leases left on the server: %v, %v", leases, err)
+		if left := r.leases(t); left != 0 {
+			t.Errorf("%d leases are left on the server", left)
 		}
 	})
 }

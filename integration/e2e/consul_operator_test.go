@@ -64,9 +64,9 @@ func TestConsulOperator(t *testing.T) {
 	}
 
 	// Before: there is no token.
-	wantFound(t, check(t, 1, game), "connection", "fail", "game.token")
-	_, errs := run(4, "provision", "-c", game)
-	wants(t, errs, "management token", "hint: give an administrator's credential: ", "--admin-token-file")
+	wantFound(t, check(t, 1, game), "configuration", "fail", "game.token")
+	_, errs := run(1, "provision", "-c", game)
+	wants(t, errs, `game.token" cannot be opened`)
 
 	out, errs := run(5, append(provision, "--plan")...)
 	wants(t, out, `create policy skywarden-game: read key_prefix "skywarden/names/", write key_prefix "skywarden/names/game/", write session "skywarden-game"`,

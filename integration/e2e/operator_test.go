@@ -45,7 +45,7 @@ func check(t *testing.T, code int, file string) map[string][]found {
 func TestOperator(t *testing.T) {
 	etcd := harness.StartEtcd(t, harness.EtcdOptions{NoAuth: true})
 	game, billing := &sample{}, &sample{node: "billing-1", user: "billing", service: "billing"}
-	file := game.write(t, etcd)
+	file := game.write(t, etcdRegistry{etcd})
 	provision := append([]string{"provision", "--to", "etcd", "-c", file}, administrator(t, etcd)...)
 
 	// Before: the server lets everybody do everything.
@@ -78,7 +78,7 @@ func TestOperator(t *testing.T) {
 	} {
 		wantFound(t, f, what, "ok", detail)
 	}
-	wantFound(t, check(t, 0, billing.write(t, etcd)), "claim what is ours", "ok", "billing")
+	wantFound(t, check(t, 0, billing.write(t, etcdRegistry{etcd})), "claim what is ours", "ok", "billing")
 
 	t.Run("leaves nothing behind and disturbs nobody", func(t *testing.T) {
 		owner := start(t, "node", "-c", file)
@@ -88,7 +88,7 @@ func TestOperator(t *testing.T) {
 		watch.await(t, 10*time.Second, `"event":"synced"`)
 		before := serverState(t, etcd)
 		check(t, 0, file)
-		check(t, 0, billing.write(t, etcd))
+		check(t, 0, billing.write(t, etcdRegistry{etcd}))
 		if after := serverState(t, etcd); after != before {
 			t.Errorf("before %+v, after %+v", before, after)
 		}
@@ -135,7 +135,7 @@ func TestOperator(t *testing.T) {
 	})
 	t.Run("names that are hidden", func(t *testing.T) {
 		hiding := &sample{change: []string{"readers: [billing, game]", "readers: [billing]"}}
-		hidden := hiding.write(t, etcd)
+		hidden := hiding.write(t, etcdRegistry{etcd})
 		wantFound(t, check(t, 1, hidden), "look up what we may not", "fail", "billing (rule billing", "the server lets us see it")
 		skywarden(t, 0, append([]string{"provision", "-c", hidden}, administrator(t, etcd)...)...)
 		wantFound(t, check(t, 0, hidden), "look up what we may not", "ok", "billing")
@@ -145,14 +145,14 @@ func TestOperator(t *testing.T) {
 	t.Run("readers", func(t *testing.T) {
 		skywarden(t, 0, append(provision, "--reader", "dashboard")...)
 		reader := &sample{user: "dashboard"}
-		f := check(t, 1, reader.write(t, etcd)) // its services are not its own
+		f := check(t, 1, reader.write(t, etcdRegistry{etcd})) // its services are not its own
 		wantFound(t, f, "services", "fail", `does not list principal "dashboard"`)
 		wantFound(t, f, "claim what is ours", "ok", "nothing to claim")
 		wantFound(t, f, "look up what we may", "ok", "game.")
 		wantFound(t, f, "look up what we may not", "ok", "billing")
 		out, _ := skywarden(t, 0, append(provision, "--prune")...)
 		wants(t, out, "delete user dashboard", "delete role skywarden:dashboard")
-		wantFound(t, check(t, 1, reader.write(t, etcd)), "identity", "fail", "")
+		wantFound(t, check(t, 1, reader.write(t, etcdRegistry{etcd})), "identity", "fail", "")
 	})
 	t.Run("a server that is away, and one that is another", func(t *testing.T) {
 		etcd.Pause(t)
@@ -162,7 +162,7 @@ func TestOperator(t *testing.T) {
 		etcd.Unpause(t)
 		other := harness.StartEtcd(t, harness.EtcdOptions{})
 		elsewhere := &sample{change: []string{etcd.Endpoints()[0], other.Endpoints()[0]}}
-		wantFound(t, check(t, 1, elsewhere.write(t, etcd)), "tls", "fail", "certificate")
+		wantFound(t, check(t, 1, elsewhere.write(t, etcdRegistry{etcd})), "tls", "fail", "certificate")
 	})
 	t.Run("text", func(t *testing.T) {
 		out, _ := skywarden(t, 0, "check", "-c", file)
@@ -204,12 +204,12 @@ func serverState(t *testing.T, etcd *harness.Etcd) state {
 func TestCheckServers(t *testing.T) {
 	old := harness.StartEtcd(t, harness.EtcdOptions{Version: "3.6.5"})
 	old.SetUser(t, "game")
-	f := check(t, 1, (&sample{}).write(t, old))
+	f := check(t, 1, (&sample{}).write(t, etcdRegistry{old}))
 	wantFound(t, f, "server version", "fail", "CVE-2026-33343", "3.7.1")
 	wantFound(t, f, "claim what is not ours", "warn", "not checked")
 
 	open := harness.StartEtcd(t, harness.EtcdOptions{NoAuth: true, Args: []string{"--enable-grpc-gateway=true"}})
-	file := (&sample{}).write(t, open)
+	file := (&sample{}).write(t, etcdRegistry{open})
 	skywarden(t, 0, append([]string{"provision", "-c", file}, administrator(t, open)...)...)
 	wantFound(t, check(t, 0, file), "gateway", "warn", "the JSON gateway is on")
 }
@@ -218,7 +218,7 @@ func TestCheckServers(t *testing.T) {
 func TestRender(t *testing.T) {
 	etcd := harness.StartEtcd(t, harness.EtcdOptions{NoAuth: true})
 	hiding := &sample{change: []string{"readers: [billing, game]", "readers: [billing]"}}
-	file := hiding.write(t, etcd)
+	file := hiding.write(t, etcdRegistry{etcd})
 	dir := t.TempDir()
 	out, _ := skywarden(t, 0, "render", "--to", "etcd", "--out", dir, "--reader", "dashboard", "-c", file)
 	path := filepath.Join(dir, "etcd-roles.txt")
@@ -237,9 +237,12 @@ func TestRender(t *testing.T) {
 
 // watch tells a claim and a release as they happen.
 func TestWatch(t *testing.T) {
-	etcd := startEtcd(t)
+	onEach(t, testWatch)
+}
+
+func testWatch(t *testing.T, r registry) {
 	one := &sample{}
-	file := one.write(t, etcd)
+	file := one.write(t, r)
 	watch := start(t, "watch", "-c", file, "game.")
 	watch.await(t, 10*time.Second, `"event":"synced"`)
 	owner := start(t, "node", "-c", file)
@@ -249,9 +252,9 @@ func TestWatch(t *testing.T) {
 	}
 	owner.end(t)
 	watch.await(t, 10*time.Second, `"event":"delete","name":"game.lobby"`)
-	etcd.Pause(t)
+	r.Pause(t)
 	watch.await(t, 20*time.Second, `"event":"down"`, `"reason":"`)
-	etcd.Unpause(t)
+	r.Unpause(t)
 	watch.await(t, 20*time.Second, `"event":"synced"`)
 	watch.end(t)
 }

@@ -34,14 +34,17 @@ func outage(t *testing.T) time.Duration {
 // answered. When it is back, owners are registered again, and a process that was
 // started meanwhile is as well.
 func TestS5L2Outage(t *testing.T) {
-	etcd := startEtcd(t)
+	onEach(t, testS5L2Outage)
+}
+
+func testS5L2Outage(t *testing.T, r registry) {
 	one := &sample{now: true}
-	owner := start(t, "node", "-c", one.write(t, etcd))
+	owner := start(t, "node", "-c", one.write(t, r))
 	owner.await(t, 10*time.Second, "is ready")
 
 	// A node that looks names up.
 	reader := &sample{node: "reader-1"}
-	cfg, err := configs.Load(reader.write(t, etcd), "echo")
+	cfg, err := configs.Load(reader.write(t, r), "echo")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +72,7 @@ func TestS5L2Outage(t *testing.T) {
 		t.Fatalf("before the outage: %+v, %v", b, err)
 	}
 
-	etcd.Pause(t)
+	r.Pause(t)
 	paused := time.Now()
 	away := outage(t)
 	// The mirror notices within L3.
@@ -77,7 +80,7 @@ func TestS5L2Outage(t *testing.T) {
 	t.Logf("measured: outage noticed after %s", time.Since(paused).Round(time.Millisecond))
 	owner.await(t, ttl, `"event":"suspended"`, `"name":"game.lobby"`) // S4: before its lease can end
 	late := &sample{node: "game-7", service: "game.late", now: true}
-	latecomer := start(t, "node", "-c", late.write(t, etcd))
+	latecomer := start(t, "node", "-c", late.write(t, r))
 
 	slowest := time.Duration(0)
 	tick := time.NewTicker(500 * time.Millisecond)
@@ -103,7 +106,7 @@ func TestS5L2Outage(t *testing.T) {
 		t.Errorf("ready without a server:\n%s", seen)
 	}
 
-	etcd.Unpause(t)
+	r.Unpause(t)
 	back := time.Now()
 	resumed := owner.await(t, 10*time.Second, `"event":"resumed"`, `"name":"game.lobby"`)
 	t.Logf("measured: server back to the owner registered again: %s", resumed.at.Sub(back).Round(time.Millisecond))
