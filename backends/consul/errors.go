@@ -80,10 +80,10 @@ func message(status api.StatusError) string {
 	if len(body) > 300 {
 		body = body[:300] + "…"
 	}
-	switch kindOf(status) {
-	case naming.ErrUnauthenticated:
+	switch kind := kindOf(status); {
+	case errors.Is(kind, naming.ErrUnauthenticated):
 		return "the server does not know the token"
-	case naming.ErrLeaseLost:
+	case errors.Is(kind, naming.ErrLeaseLost):
 		return "the server does not know the session any more"
 	}
 	switch {
@@ -116,7 +116,7 @@ func judge(err error) outcome {
 		return refused // what the answer was does not matter
 	case !answered:
 		return ambiguous
-	case kindOf(status) != naming.ErrUnavailable:
+	case !errors.Is(kindOf(status), naming.ErrUnavailable):
 		return refused
 	case status.Code == http.StatusTooManyRequests, status.Code == http.StatusServiceUnavailable:
 		return repeat
