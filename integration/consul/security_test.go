@@ -30,7 +30,13 @@ import (
 	"github.com/seed-6593ebad/skywarden/naming"
 )
 
-// refused opens and wants an error of that kind, soon. It gives the error.
+// refuses opens and wants an error of that kind, soon.
+func refuses(t *testing.T, cfg consul.Config, kind error) {
+	t.Helper()
+	_ = refused(t, cfg, kind)
+}
+
+// refused is refuses that gives the error.
 func refused(t *testing.T, cfg consul.Config, kind error) error {
 	t.Helper()
 	begin := time.Now()
@@ -309,7 +315,7 @@ type canary struct {
 // check looks for the secret in everything that may be printed of what.
 func (c *canary) check(where string, what any) {
 	c.t.Helper()
-	texts := []string{fmt.Sprint(what), fmt.Sprintf("%+v", what), fmt.Sprintf("%#v", what), fmt.Sprintf("%q", what)} //nolint:govet // whatever it is
+	texts := []string{fmt.Sprint(what), fmt.Sprintf("%+v", what), fmt.Sprintf("%#v", what), fmt.Sprintf("%q", what)}
 	if text, err := json.Marshal(what); err == nil {
 		texts = append(texts, string(text))
 	}
@@ -380,7 +386,7 @@ func TestThreat28TokenIsNeverPrinted(t *testing.T) {
 			w.Header().Set("X-Consul-Default-ACL-Policy", strings.Replace(answer.policy, "token", repeat, 1))
 			w.Header().Set("Location", "https://127.0.0.1:1/"+repeat)
 			w.WriteHeader(answer.status)
-			fmt.Fprintf(w, "%s %q", repeat, repeat)
+			_, _ = fmt.Fprintf(w, "%s %q", repeat, repeat)
 		}), nil))
 	}
 	// Answers that net/http does not understand, and quotes.
@@ -393,7 +399,7 @@ func TestThreat28TokenIsNeverPrinted(t *testing.T) {
 		if r.Header.Get("X-Consul-Token") == token {
 			repeated.Add(1)
 		}
-		fmt.Fprintf(conn, "HTTP/1.1 %s\r\n%s\r\n\r\n", r.Header.Get("X-Consul-Token"), r.Header.Get("X-Consul-Token"))
+		_, _ = fmt.Fprintf(conn, "HTTP/1.1 %s\r\n%s\r\n\r\n", r.Header.Get("X-Consul-Token"), r.Header.Get("X-Consul-Token"))
 	}
 	try("malformed", serve(t, server.CA, http.HandlerFunc(echo), func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }))
 	trying.Wait()
@@ -460,7 +466,7 @@ func TestThreat8And32Certificates(t *testing.T) {
 	t.Run("certificate of a client", func(t *testing.T) {
 		client := server.CA.Issue(t, testca.Request{Client: true, Hosts: []string{"127.0.0.1"}})
 		url := serve(t, server.CA, through, func(c *tls.Config) { c.Certificates = []tls.Certificate{client.TLS()} })
-		refused(t, at(good, url), naming.ErrUnavailable)
+		refuses(t, at(good, url), naming.ErrUnavailable)
 	})
 	t.Run("TLS 1.2", func(t *testing.T) {
 		url := serve(t, server.CA, through, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS12, tls.VersionTLS12 })
@@ -493,10 +499,10 @@ func TestThreat30Plaintext(t *testing.T) {
 		through.ServeHTTP(w, r)
 	}))
 	defer func() { plain.CloseClientConnections(); plain.Close() }()
-	refused(t, at(good, strings.Replace(plain.URL, "http:", "https:", 1)), naming.ErrUnavailable)
+	refuses(t, at(good, strings.Replace(plain.URL, "http:", "https:", 1)), naming.ErrUnavailable)
 	cfg := at(good, plain.URL)
 	cfg.TLS = consul.TLS{}
-	refused(t, cfg, naming.ErrInsecureConfig)
+	refuses(t, cfg, naming.ErrInsecureConfig)
 	if asked.Load() != 0 {
 		t.Errorf("%d requests were sent without TLS", asked.Load())
 	}
@@ -522,17 +528,17 @@ func TestThreat32ClientCertificates(t *testing.T) {
 	foreign := testca.New(t)
 	dir := t.TempDir()
 	cfg := config(t, server.ConsulAccess, "alice")
-	t.Run("without", func(t *testing.T) { refused(t, cfg, naming.ErrUnauthenticated) })
+	t.Run("without", func(t *testing.T) { refuses(t, cfg, naming.ErrUnauthenticated) })
 	t.Run("of another CA", func(t *testing.T) {
 		cfg := cfg
 		cfg.TLS.CertFile, cfg.TLS.KeyFile = foreign.Client(t, "alice").WriteFiles(t, t.TempDir(), "foreign")
-		refused(t, cfg, naming.ErrUnauthenticated)
+		refuses(t, cfg, naming.ErrUnauthenticated)
 	})
 	t.Run("expired", func(t *testing.T) {
 		expired := server.CA.Issue(t, testca.Request{CommonName: "alice", Client: true, NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(-time.Hour)})
 		cfg := cfg
 		cfg.TLS, cfg.TLSConfig = consul.TLS{}, &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: server.CA.Pool(), Certificates: []tls.Certificate{expired.TLS()}}
-		refused(t, cfg, naming.ErrUnauthenticated)
+		refuses(t, cfg, naming.ErrUnauthenticated)
 	})
 	t.Run("followed on disk", func(t *testing.T) {
 		proxy := harness.NewProxy(t, server.Address)
@@ -591,7 +597,7 @@ func TestServerThatAllows(t *testing.T) {
 		}), nil)
 		cfg := config(t, server.ConsulAccess, "alice")
 		cfg.Addresses = append(cfg.Addresses, allows)
-		refused(t, cfg, naming.ErrInsecureConfig)
+		refuses(t, cfg, naming.ErrInsecureConfig)
 	})
 	// As after an edit of its configuration and a restart.
 	t.Run("later", func(t *testing.T) {

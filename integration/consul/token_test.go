@@ -106,7 +106,7 @@ func TestTokenThatTheServerDoesNotKnow(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			cfg := good
 			change(&cfg)
-			refused(t, cfg, naming.ErrUnauthenticated)
+			refuses(t, cfg, naming.ErrUnauthenticated)
 		})
 	}
 
