@@ -654,15 +654,19 @@ func TestNotConsul(t *testing.T) {
 		"an ID":          {200, `{"ID": "93da1f5a-0e1b-4f5e-a5c0-6ef51a0b7f5f", "AccessorID": "x"}`},
 	} {
 		for _, policy := range []string{"", "deny"} {
-			url := serve(t, ca, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			// One that gives IDs has leases too, which nobody renews.
+			gives := what == "an ID" && policy == "deny"
+			url := serve(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				body := answer.body
+				if gives && strings.HasPrefix(r.URL.Path, "/v1/session/renew/") {
+					body = "[]"
+				}
 				if policy != "" {
 					w.Header().Set("X-Consul-Default-ACL-Policy", policy)
 				}
 				w.WriteHeader(answer.status)
-				_, _ = w.Write([]byte(answer.body))
+				_, _ = w.Write([]byte(body))
 			}), nil)
-			// One that gives IDs has leases too, which nobody renews.
-			gives := what == "an ID" && policy == "deny"
 			trying.Go(func() { notConsul(t, what+", policy "+policy, at(cfg, url), gives) })
 		}
 	}
