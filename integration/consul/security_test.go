@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -119,7 +120,7 @@ func workout(t *testing.T, cfg consul.Config) {
 		w.Wait("put a.x=3 held=true", 1, 5*time.Second)
 	}
 	before := other.Deadline()
-	eventually(t, "two renewals", 2*ttl, func() bool { return other.Deadline().After(before.Add(ttl / 3)) })
+	eventually(t, 2*ttl, "two renewals", func() bool { return other.Deadline().After(before.Add(ttl / 3)) })
 	_, err = other.Claim(t.Context(), name(t, "b.x"), nil, 0)
 	mustBe(t, err, naming.ErrDenied)
 	if err := errors.Join(other.Release(t.Context(), name(t, "a.x")), other.Close(t.Context())); err != nil {
@@ -551,7 +552,7 @@ func TestThreat32ClientCertificates(t *testing.T) {
 			t.Helper()
 			proxy.Cut()
 			proxy.Heal()
-			eventually(t, what, 5*time.Second, func() bool { return errors.Is(get(), kind) })
+			eventually(t, 5*time.Second, what, func() bool { return errors.Is(get(), kind) })
 		}
 		becomes("good files", naming.ErrNotFound)
 		foreign.Client(t, "alice").WriteFiles(t, dir, "client")
@@ -584,7 +585,7 @@ func TestServerThatAllows(t *testing.T) {
 			server.Node(t, node("mallory"))
 			cfg.Principal, cfg.Token, cfg.InsecureDevelopmentOnly = "mallory", consul.Secret{}, true
 			claim(t, lease(t, open(t, cfg)), "a.x", "evil")
-			if pair := stored(t, server, "a.x"); pair == nil || string(pair.Value) != "evil" {
+			if pair := stored(t, server.Admin, "a.x"); pair == nil || string(pair.Value) != "evil" {
 				t.Errorf("stored is %v", pair)
 			}
 		})
@@ -709,4 +710,33 @@ func notConsul(t *testing.T, what string, cfg consul.Config, gives bool) {
 	if after := l.Deadline(); after.After(before) {
 		t.Errorf("%s: it renews leases", what)
 	}
+}
+
+// An answer that makes no sense is an outage, and no reason to fall over it.
+func TestThreat14NullInAListing(t *testing.T) {
+	t.Parallel()
+	server := start(t)
+	var broken atomic.Bool
+	b := open(t, at(config(t, server.ConsulAccess, "alice"), serve(t, server.CA, relay(t, server, func(r *http.Response) error {
+		if broken.Load() && r.Request.URL.Query().Has("recurse") && r.StatusCode == http.StatusOK {
+			r.Body.Close()
+			r.Body, r.ContentLength = io.NopCloser(strings.NewReader("[null]")), -1
+			r.Header.Del("Content-Length")
+		}
+		return nil
+	}), nil)))
+	l := lease(t, b)
+	rev := claim(t, l, "a.x", "1")
+	only, family := harness.Watch(t, b, scope(t, "a.x")), harness.Watch(t, b, scope(t, "a."))
+	only.Wait("synced", 1, 5*time.Second)
+	family.Wait("synced", 1, 5*time.Second)
+	broken.Store(true)
+	if _, err := l.Update(t.Context(), name(t, "a.x"), []byte("2"), rev); err != nil {
+		t.Fatal(err)
+	}
+	only.Wait("put a.x=2 held=true", 1, 5*time.Second)
+	family.Wait("down", 1, 5*time.Second)
+	broken.Store(false)
+	family.Wait("put a.x=2 held=true", 1, 5*time.Second)
+	family.Wait("synced", 2, 5*time.Second)
 }
