@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -30,7 +31,13 @@ import (
 	"github.com/seed-6593ebad/skywarden/naming"
 )
 
-// refused opens and wants an error of that kind, soon. It gives the error.
+// refuses opens and wants an error of that kind, soon.
+func refuses(t *testing.T, cfg consul.Config, kind error) {
+	t.Helper()
+	_ = refused(t, cfg, kind)
+}
+
+// refused is refuses that gives the error.
 func refused(t *testing.T, cfg consul.Config, kind error) error {
 	t.Helper()
 	begin := time.Now()
@@ -113,7 +120,7 @@ func workout(t *testing.T, cfg consul.Config) {
 		w.Wait("put a.x=3 held=true", 1, 5*time.Second)
 	}
 	before := other.Deadline()
-	eventually(t, "two renewals", 2*ttl, func() bool { return other.Deadline().After(before.Add(ttl / 3)) })
+	eventually(t, 2*ttl, "two renewals", func() bool { return other.Deadline().After(before.Add(ttl / 3)) })
 	_, err = other.Claim(t.Context(), name(t, "b.x"), nil, 0)
 	mustBe(t, err, naming.ErrDenied)
 	if err := errors.Join(other.Release(t.Context(), name(t, "a.x")), other.Close(t.Context())); err != nil {
@@ -309,7 +316,7 @@ type canary struct {
 // check looks for the secret in everything that may be printed of what.
 func (c *canary) check(where string, what any) {
 	c.t.Helper()
-	texts := []string{fmt.Sprint(what), fmt.Sprintf("%+v", what), fmt.Sprintf("%#v", what), fmt.Sprintf("%q", what)} //nolint:govet // whatever it is
+	texts := []string{fmt.Sprint(what), fmt.Sprintf("%+v", what), fmt.Sprintf("%#v", what), fmt.Sprintf("%q", what)}
 	if text, err := json.Marshal(what); err == nil {
 		texts = append(texts, string(text))
 	}
@@ -380,7 +387,7 @@ func TestThreat28TokenIsNeverPrinted(t *testing.T) {
 			w.Header().Set("X-Consul-Default-ACL-Policy", strings.Replace(answer.policy, "token", repeat, 1))
 			w.Header().Set("Location", "https://127.0.0.1:1/"+repeat)
 			w.WriteHeader(answer.status)
-			fmt.Fprintf(w, "%s %q", repeat, repeat)
+			_, _ = fmt.Fprintf(w, "%s %q", repeat, repeat)
 		}), nil))
 	}
 	// Answers that net/http does not understand, and quotes.
@@ -393,7 +400,7 @@ func TestThreat28TokenIsNeverPrinted(t *testing.T) {
 		if r.Header.Get("X-Consul-Token") == token {
 			repeated.Add(1)
 		}
-		fmt.Fprintf(conn, "HTTP/1.1 %s\r\n%s\r\n\r\n", r.Header.Get("X-Consul-Token"), r.Header.Get("X-Consul-Token"))
+		_, _ = fmt.Fprintf(conn, "HTTP/1.1 %s\r\n%s\r\n\r\n", r.Header.Get("X-Consul-Token"), r.Header.Get("X-Consul-Token"))
 	}
 	try("malformed", serve(t, server.CA, http.HandlerFunc(echo), func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }))
 	trying.Wait()
@@ -460,7 +467,7 @@ func TestThreat8And32Certificates(t *testing.T) {
 	t.Run("certificate of a client", func(t *testing.T) {
 		client := server.CA.Issue(t, testca.Request{Client: true, Hosts: []string{"127.0.0.1"}})
 		url := serve(t, server.CA, through, func(c *tls.Config) { c.Certificates = []tls.Certificate{client.TLS()} })
-		refused(t, at(good, url), naming.ErrUnavailable)
+		refuses(t, at(good, url), naming.ErrUnavailable)
 	})
 	t.Run("TLS 1.2", func(t *testing.T) {
 		url := serve(t, server.CA, through, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS12, tls.VersionTLS12 })
@@ -493,10 +500,10 @@ func TestThreat30Plaintext(t *testing.T) {
 		through.ServeHTTP(w, r)
 	}))
 	defer func() { plain.CloseClientConnections(); plain.Close() }()
-	refused(t, at(good, strings.Replace(plain.URL, "http:", "https:", 1)), naming.ErrUnavailable)
+	refuses(t, at(good, strings.Replace(plain.URL, "http:", "https:", 1)), naming.ErrUnavailable)
 	cfg := at(good, plain.URL)
 	cfg.TLS = consul.TLS{}
-	refused(t, cfg, naming.ErrInsecureConfig)
+	refuses(t, cfg, naming.ErrInsecureConfig)
 	if asked.Load() != 0 {
 		t.Errorf("%d requests were sent without TLS", asked.Load())
 	}
@@ -522,17 +529,17 @@ func TestThreat32ClientCertificates(t *testing.T) {
 	foreign := testca.New(t)
 	dir := t.TempDir()
 	cfg := config(t, server.ConsulAccess, "alice")
-	t.Run("without", func(t *testing.T) { refused(t, cfg, naming.ErrUnauthenticated) })
+	t.Run("without", func(t *testing.T) { refuses(t, cfg, naming.ErrUnauthenticated) })
 	t.Run("of another CA", func(t *testing.T) {
 		cfg := cfg
 		cfg.TLS.CertFile, cfg.TLS.KeyFile = foreign.Client(t, "alice").WriteFiles(t, t.TempDir(), "foreign")
-		refused(t, cfg, naming.ErrUnauthenticated)
+		refuses(t, cfg, naming.ErrUnauthenticated)
 	})
 	t.Run("expired", func(t *testing.T) {
 		expired := server.CA.Issue(t, testca.Request{CommonName: "alice", Client: true, NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: time.Now().Add(-time.Hour)})
 		cfg := cfg
 		cfg.TLS, cfg.TLSConfig = consul.TLS{}, &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: server.CA.Pool(), Certificates: []tls.Certificate{expired.TLS()}}
-		refused(t, cfg, naming.ErrUnauthenticated)
+		refuses(t, cfg, naming.ErrUnauthenticated)
 	})
 	t.Run("followed on disk", func(t *testing.T) {
 		proxy := harness.NewProxy(t, server.Address)
@@ -545,7 +552,7 @@ func TestThreat32ClientCertificates(t *testing.T) {
 			t.Helper()
 			proxy.Cut()
 			proxy.Heal()
-			eventually(t, what, 5*time.Second, func() bool { return errors.Is(get(), kind) })
+			eventually(t, 5*time.Second, what, func() bool { return errors.Is(get(), kind) })
 		}
 		becomes("good files", naming.ErrNotFound)
 		foreign.Client(t, "alice").WriteFiles(t, dir, "client")
@@ -578,7 +585,7 @@ func TestServerThatAllows(t *testing.T) {
 			server.Node(t, node("mallory"))
 			cfg.Principal, cfg.Token, cfg.InsecureDevelopmentOnly = "mallory", consul.Secret{}, true
 			claim(t, lease(t, open(t, cfg)), "a.x", "evil")
-			if pair := stored(t, server, "a.x"); pair == nil || string(pair.Value) != "evil" {
+			if pair := stored(t, server.Admin, "a.x"); pair == nil || string(pair.Value) != "evil" {
 				t.Errorf("stored is %v", pair)
 			}
 		})
@@ -591,7 +598,7 @@ func TestServerThatAllows(t *testing.T) {
 		}), nil)
 		cfg := config(t, server.ConsulAccess, "alice")
 		cfg.Addresses = append(cfg.Addresses, allows)
-		refused(t, cfg, naming.ErrInsecureConfig)
+		refuses(t, cfg, naming.ErrInsecureConfig)
 	})
 	// As after an edit of its configuration and a restart.
 	t.Run("later", func(t *testing.T) {
@@ -648,15 +655,19 @@ func TestNotConsul(t *testing.T) {
 		"an ID":          {200, `{"ID": "93da1f5a-0e1b-4f5e-a5c0-6ef51a0b7f5f", "AccessorID": "x"}`},
 	} {
 		for _, policy := range []string{"", "deny"} {
-			url := serve(t, ca, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			// One that gives IDs has leases too, which nobody renews.
+			gives := what == "an ID" && policy == "deny"
+			url := serve(t, ca, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				body := answer.body
+				if gives && strings.HasPrefix(r.URL.Path, "/v1/session/renew/") {
+					body = "[]"
+				}
 				if policy != "" {
 					w.Header().Set("X-Consul-Default-ACL-Policy", policy)
 				}
 				w.WriteHeader(answer.status)
-				_, _ = w.Write([]byte(answer.body))
+				_, _ = w.Write([]byte(body))
 			}), nil)
-			// One that gives IDs has leases too, which nobody renews.
-			gives := what == "an ID" && policy == "deny"
 			trying.Go(func() { notConsul(t, what+", policy "+policy, at(cfg, url), gives) })
 		}
 	}
@@ -699,4 +710,33 @@ func notConsul(t *testing.T, what string, cfg consul.Config, gives bool) {
 	if after := l.Deadline(); after.After(before) {
 		t.Errorf("%s: it renews leases", what)
 	}
+}
+
+// An answer that makes no sense is an outage, and no reason to fall over it.
+func TestThreat14NullInAListing(t *testing.T) {
+	t.Parallel()
+	server := start(t)
+	var broken atomic.Bool
+	b := open(t, at(config(t, server.ConsulAccess, "alice"), serve(t, server.CA, relay(t, server, func(r *http.Response) error {
+		if broken.Load() && r.Request.URL.Query().Has("recurse") && r.StatusCode == http.StatusOK {
+			r.Body.Close()
+			r.Body, r.ContentLength = io.NopCloser(strings.NewReader("[null]")), -1
+			r.Header.Del("Content-Length")
+		}
+		return nil
+	}), nil)))
+	l := lease(t, b)
+	rev := claim(t, l, "a.x", "1")
+	only, family := harness.Watch(t, b, scope(t, "a.x")), harness.Watch(t, b, scope(t, "a."))
+	only.Wait("synced", 1, 5*time.Second)
+	family.Wait("synced", 1, 5*time.Second)
+	broken.Store(true)
+	if _, err := l.Update(t.Context(), name(t, "a.x"), []byte("2"), rev); err != nil {
+		t.Fatal(err)
+	}
+	only.Wait("put a.x=2 held=true", 1, 5*time.Second)
+	family.Wait("down", 1, 5*time.Second)
+	broken.Store(false)
+	family.Wait("put a.x=2 held=true", 1, 5*time.Second)
+	family.Wait("synced", 2, 5*time.Second)
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/consul/api"
 	"github.com/rs/zerolog"
 
 	"github.com/seed-6593ebad/skywarden/backends/backendtest"
@@ -155,4 +156,30 @@ func mustBe(t *testing.T, err, kind error) {
 	if err != nil && !errors.As(err, &form) {
 		t.Errorf("the error %v is no *naming.Error", err)
 	}
+}
+
+// eventually repeats ok until it is true.
+func eventually(t *testing.T, within time.Duration, what string, ok func() bool) {
+	t.Helper()
+	late := time.NewTimer(within)
+	defer late.Stop()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for !ok() {
+		select {
+		case <-again.C:
+		case <-late.C:
+			t.Fatalf("not within %v: %s", within, what)
+		}
+	}
+}
+
+// stored is what an administrator sees under a name, nil if there is nothing.
+func stored(t *testing.T, admin *api.Client, n string) *api.KVPair {
+	t.Helper()
+	pair, _, err := admin.KV().Get(key(n), (&api.QueryOptions{RequireConsistent: true}).WithContext(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair
 }

@@ -3,6 +3,7 @@ package consul_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,33 +19,6 @@ import (
 	"github.com/seed-6593ebad/skywarden/naming"
 )
 
-// eventually repeats check until it is true.
-func eventually(t *testing.T, what string, within time.Duration, check func() bool) {
-	t.Helper()
-	late := time.NewTimer(within)
-	defer late.Stop()
-	again := time.NewTicker(20 * time.Millisecond)
-	defer again.Stop()
-	for !check() {
-		select {
-		case <-again.C:
-		case <-late.C:
-			t.Errorf("%s: not within %v", what, within)
-			return
-		}
-	}
-}
-
-// stored is what an administrator sees under a name, nil if there is nothing.
-func stored(t *testing.T, server *harness.Consul, n string) *api.KVPair {
-	t.Helper()
-	pair, _, err := server.Admin.KV().Get(key(n), (&api.QueryOptions{RequireConsistent: true}).WithContext(t.Context()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pair
-}
-
 // put writes a key as it is, with no session.
 func put(t *testing.T, client *api.Client, key, value string) {
 	t.Helper()
@@ -57,7 +31,7 @@ func put(t *testing.T, client *api.Client, key, value string) {
 // knows.
 func sessionOf(t *testing.T, server *harness.Consul, n string) string {
 	t.Helper()
-	pair := stored(t, server, n)
+	pair := stored(t, server.Admin, n)
 	if pair == nil || pair.Session == "" {
 		t.Fatalf("%s is not held: %v", n, pair)
 	}
@@ -106,7 +80,7 @@ func TestTokenThatTheServerDoesNotKnow(t *testing.T) {
 		t.Run(what, func(t *testing.T) {
 			cfg := good
 			change(&cfg)
-			refused(t, cfg, naming.ErrUnauthenticated)
+			refuses(t, cfg, naming.ErrUnauthenticated)
 		})
 	}
 
@@ -205,7 +179,7 @@ func TestThreat33RightsTaken(t *testing.T) {
 	_, err = b.Lease(t.Context(), 0)
 	mustBe(t, err, naming.ErrDenied)
 	lostBy(t, l)
-	eventually(t, "the name is free", 2*ttl+slack, func() bool { return stored(t, server, "a.x") == nil })
+	eventually(t, 2*ttl+slack, "the name is free", func() bool { return stored(t, server.Admin, "a.x") == nil })
 	for _, w := range []*harness.WatchLog{family, quiet} {
 		ends(t, w, naming.ErrDenied, time.Minute-time.Since(taken))
 	}
@@ -253,10 +227,16 @@ func TestTokenRotation(t *testing.T) {
 
 			if test.deleted < 0 {
 				server.RevokeToken(t, before)
+				revoked := time.Now()
 				_, err := b.Get(t.Context(), name(t, mine))
 				mustBe(t, err, naming.ErrUnauthenticated)
 				put(t, server.Admin, key(other), "between")
 				<-time.After(-test.deleted)
+				eventually(t, 2*time.Second, "the watches' question for the token is refused", func() bool {
+					return slices.ContainsFunc(recorder.Requests(), func(r harness.RecordedRequest) bool {
+						return r.Path == "/v1/acl/token/self" && r.Start.After(revoked) && r.Status == http.StatusForbidden
+					})
+				})
 				swap()
 			} else {
 				swap()
@@ -278,7 +258,7 @@ func TestTokenRotation(t *testing.T) {
 					w.Wait("put "+other+"=between held=false", 1, 5*time.Second)
 				}
 			}
-			eventually(t, "renewals by the new token", 2*ttl, func() bool { return l.Deadline().After(swapped.Add(ttl + ttl/2)) })
+			eventually(t, 2*ttl, "renewals by the new token", func() bool { return l.Deadline().After(swapped.Add(ttl + ttl/2)) })
 			put(t, server.Admin, key(other), "later")
 			watches[1].Wait("put "+other+"=later held=false", 1, 5*time.Second)
 			if _, err := l.Update(t.Context(), name(t, mine), []byte("3"), rev); err != nil {
