@@ -64,9 +64,7 @@ func TestConsulOperator(t *testing.T) {
 	}
 
 	// Before: there is no token.
-	wantFound(t, check(t, 1, game), "connection", "fail", "game.token")
-	_, errs := run(4, "provision", "-c", game)
-	wants(t, errs, "management token", "hint: give an administrator's credential: ", "--admin-token-file")
+	wantFound(t, check(t, 1, game), "configuration", "fail", "game.token")
 
 	out, errs := run(5, append(provision, "--plan")...)
 	wants(t, out, `create policy skywarden-game: read key_prefix "skywarden/names/", write key_prefix "skywarden/names/game/", write session "skywarden-game"`,
@@ -84,6 +82,10 @@ func TestConsulOperator(t *testing.T) {
 			t.Errorf("again: %s", out)
 		}
 	}
+
+	// Who is no administrator is told whose credential is needed.
+	_, errs = run(4, "provision", "-c", game)
+	wants(t, errs, "permission denied", "hint: give an administrator's credential: ", "--admin-token-file")
 
 	// After.
 	f := check(t, 0, game)
