@@ -397,7 +397,7 @@ func (b *Backend) inquire(ctx context.Context, host, method, path string, body [
 	if err != nil {
 		return reply{}, translate(err)
 	}
-	if b.settings.Datacenter != "" && strings.HasPrefix(path, "/v1/session/") {
+	if of := strings.HasPrefix; b.settings.Datacenter != "" && (of(path, "/v1/session/") || of(path, "/v1/kv/")) {
 		query := request.URL.Query()
 		query.Set("dc", b.settings.Datacenter)
 		request.URL.RawQuery = query.Encode()

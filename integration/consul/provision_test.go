@@ -554,6 +554,70 @@ func TestProvisionSessionsApart(t *testing.T) {
 	}
 }
 
+// A deletion of a whole tree needs the right to all of it: neither an exact rule
+// nor one with exceptions gives that.
+func TestProvisionTrees(t *testing.T) {
+	server := harness.StartConsul(t, harness.ConsulOptions{})
+	cfg := adminConfig(t, server)
+	adminApply(t, adminPlan(t, adminOpen(t, cfg), false, adminGrant(t, "alice", "claim a", "claim b.", "none b.secret", "claim c.", "read c.x", "claim d.")))
+	keys := []string{"a", "a/x", "a2", "b/secret", "b/x", "c/x", "c/y", "d/x", "d2"}
+	for _, key := range keys {
+		_, err := server.Admin.KV().Put(&api.KVPair{Key: "skywarden/names/" + key, Value: []byte("1")}, nil)
+		adminMust(t, nil, err)
+	}
+	alice := server.Client(t, adminSecret(t, cfg, "alice")).KV()
+	for prefix, may := range map[string]bool{"": false, "a": false, "a/": false, "b": false, "b/": false, "c/": false, "d": false, "d/": true} {
+		_, err := alice.DeleteTree("skywarden/names/"+prefix, nil)
+		if denied := err != nil && strings.Contains(err.Error(), "403"); denied == may || err != nil && !denied {
+			t.Errorf("delete the tree %q: %v, allowed is %v", prefix, err, may)
+		}
+	}
+	left, _, err := server.Admin.KV().Keys("skywarden/names/", "", nil)
+	adminMust(t, nil, err)
+	if want := len(keys) - 1; len(left) != want {
+		t.Errorf("%d keys are left, want %d: %q", len(left), want, left)
+	}
+	// What is hidden is left out of a listing.
+	seen, _, err := alice.List("skywarden/names/", nil)
+	adminMust(t, nil, err)
+	var names []string
+	for _, pair := range seen {
+		names = append(names, strings.TrimPrefix(pair.Key, "skywarden/names/"))
+	}
+	if want := []string{"a", "b/x", "c/x", "c/y"}; !slices.Equal(names, want) {
+		t.Errorf("alice sees %q, want %q", names, want)
+	}
+}
+
+// Two administrators at once do not get into each other's way.
+func TestProvisionTwice(t *testing.T) {
+	server := harness.StartConsul(t, harness.ConsulOptions{})
+	grants := []naming.Grant{adminGrant(t, "alice", "claim a."), adminGrant(t, "bob", "claim b.")}
+	var all [4]consul.AdminConfig
+	var plans [len(all)][]naming.Change
+	for i := range all {
+		all[i] = adminConfig(t, server)
+		plans[i] = adminPlan(t, adminOpen(t, all[i]), false, grants...)
+	}
+	var wg sync.WaitGroup
+	for i := range all {
+		wg.Go(func() {
+			for _, c := range plans[i] {
+				if err := c.Apply(t.Context()); err != nil {
+					t.Errorf("%s %s: %v", c.Do, c.Object, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	for _, cfg := range all {
+		adminWant(t, adminPlan(t, adminOpen(t, cfg), true, grants...))
+		if adminSecret(t, cfg, "alice") != adminSecret(t, all[0], "alice") {
+			t.Error("alice has two secrets")
+		}
+	}
+}
+
 // While a plan is applied nobody loses what he has before and after: an owner
 // goes on claiming while its rights are put into another policy.
 func TestProvisionDoesNotDisturbOwners(t *testing.T) {

@@ -85,6 +85,10 @@ func TestConsulOperator(t *testing.T) {
 		}
 	}
 
+	// Who is no administrator is told whose credential is needed.
+	_, errs = run(4, "provision", "-c", game)
+	wants(t, errs, "permission denied", "hint: give an administrator's credential: ", "--admin-token-file")
+
 	// After.
 	f := check(t, 0, game)
 	for what, detail := range map[string]string{
