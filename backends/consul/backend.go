@@ -110,10 +110,10 @@ func (b *Backend) first(ctx context.Context) error {
 	return nil
 }
 
-// self asks a server whether it knows our token. Where ACLs may be off there is
-// nobody to confirm it.
+// self asks a server whether it knows our token, consistently: see confirm. Where
+// ACLs may be off there is nobody to confirm it.
 func (b *Backend) self(ctx context.Context, client *api.Client) error {
-	_, _, err := client.ACL().TokenReadSelf((&api.QueryOptions{}).WithContext(ctx))
+	_, _, err := client.ACL().TokenReadSelf(b.reading(ctx))
 	if b.settings.InsecureDevelopmentOnly && errors.Is(translate(err), naming.ErrInsecureConfig) {
 		_, err = client.Status().LeaderWithQueryOptions((&api.QueryOptions{}).WithContext(ctx))
 	}
