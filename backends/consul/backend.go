@@ -110,13 +110,13 @@ func (b *Backend) first(ctx context.Context) error {
 	return nil
 }
 
-// self asks a server whether it knows our token. For development, where there may
-// be no token or no ACLs, that it answers is enough.
+// self asks a server whether it knows our token, consistently: see confirm. For
+// development, where there may be no token or no ACLs, that it answers is enough.
 func (b *Backend) self(ctx context.Context, client *api.Client) error {
 	if secret, err := b.settings.secret(ctx); secret == "" && err == nil {
 		return answers(ctx, client)
 	}
-	token, _, err := client.ACL().TokenReadSelf((&api.QueryOptions{}).WithContext(ctx))
+	token, _, err := client.ACL().TokenReadSelf(b.reading(ctx))
 	switch {
 	case b.settings.InsecureDevelopmentOnly && errors.Is(translate(err), naming.ErrInsecureConfig):
 		return answers(ctx, client)

@@ -189,6 +189,7 @@ func (b *Backend) again(ctx context.Context, try time.Duration, f func(context.C
 	for {
 		client, failed := b.servers.pick()
 		err := once(ctx, try, func(ctx context.Context) error { return f(ctx, client) })
+		err = b.confirm(ctx, try, client, err)
 		if err == nil || !errors.Is(err, naming.ErrUnavailable) {
 			return err
 		}
@@ -197,6 +198,18 @@ func (b *Backend) again(ctx context.Context, try time.Duration, f func(context.C
 			return err
 		}
 	}
+}
+
+// confirm looks whether a token is really unknown: a server that leads before it
+// has read all of its log says so of every token, but not to consistent reads.
+func (b *Backend) confirm(ctx context.Context, try time.Duration, client *api.Client, err error) error {
+	if !errors.Is(err, naming.ErrUnauthenticated) {
+		return err
+	}
+	if err := once(ctx, try, func(ctx context.Context) error { return b.self(ctx, client) }); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: the server did not know the token yet", naming.ErrUnavailable)
 }
 
 // once makes one try. The error is translated.
@@ -228,6 +241,11 @@ func (b *Backend) change(ctx context.Context, do func(*api.Client, *api.WriteOpt
 			known = repeat
 			if !errors.Is(err, naming.ErrUnavailable) {
 				known = refused
+			}
+		}
+		if errors.Is(err, naming.ErrUnauthenticated) {
+			if err = b.confirm(ctx, writeTry, client, err); errors.Is(err, naming.ErrUnavailable) {
+				known = repeat
 			}
 		}
 		doubt = doubt || known == ambiguous
