@@ -17,6 +17,7 @@ import (
 
 	"github.com/hashicorp/consul/api"
 
+	"github.com/seed-6593ebad/skywarden/internal/driver"
 	"github.com/seed-6593ebad/skywarden/naming"
 )
 
@@ -26,8 +27,6 @@ var _ naming.Inspector = (*Backend)(nil)
 const (
 	inspectTimeout = 2 * time.Second // of one question
 	contactLimit   = 5 * time.Second // since a server heard from its leader
-	skewWarning    = time.Second     // between two clocks
-	skewLimit      = 2 * time.Second // what TTLs and fences reckon with
 )
 
 // Inspect implements naming.Inspector. It looks at every address: leader, what is
@@ -57,30 +56,16 @@ func (b *Backend) Inspect(ctx context.Context) ([]naming.Finding, error) {
 	return findings, nil
 }
 
-func good(check, format string, args ...any) naming.Finding {
-	return naming.Finding{Level: naming.LevelOK, Check: check, Detail: fmt.Sprintf(format, args...)}
-}
-
-func warn(check, detail, do string) naming.Finding {
-	return naming.Finding{Level: naming.LevelWarn, Check: check, Detail: detail, Do: do}
-}
-
-func bad(check, detail, do string) naming.Finding {
-	return naming.Finding{Level: naming.LevelFail, Check: check, Detail: detail, Do: do}
-}
-
-// unseen is about what could not be looked at.
-func unseen(check, where string, err error, do string) naming.Finding {
-	return warn(check, where+": cannot be seen: "+err.Error(), do)
-}
+// at says where an error was met.
+func at(where string, err error) error { return fmt.Errorf("%s: %w", where, err) }
 
 // awayFinding is about an address that does not answer. Others may do its work.
 func awayFinding(host string, err error, others bool) naming.Finding {
 	const do = "is this server up, and is its address in the configuration right?"
 	if others && !definite(err) {
-		return warn("server", host+": "+err.Error(), do)
+		return driver.Warn("server", host+": "+err.Error(), do)
 	}
-	return bad("server", host+": "+err.Error(), do)
+	return driver.Bad("server", host+": "+err.Error(), do)
 }
 
 // inspectAddress fails if there is no answer.
@@ -96,7 +81,7 @@ func (b *Backend) inspectAddress(ctx context.Context, host string) ([]naming.Fin
 		b.inspectDefault(host, leader),
 		b.inspectAnonymous(ctx, host),
 		b.inspectTxn(ctx, host),
-		clockFinding(host, leader, before, after),
+		driver.Clock("clock", host, leader.header.Get("Date"), before, after),
 	}, b.inspectSelf(ctx, host)...), nil
 }
 
@@ -106,35 +91,35 @@ func (b *Backend) inspectLeader(ctx context.Context, host string, status reply) 
 		do    = "are more than half of the servers up and connected?"
 	)
 	if strings.Trim(strings.TrimSpace(status.body), `"`) == "" {
-		return bad(check, host+": the server knows no leader, so nothing is written", do)
+		return driver.Bad(check, host+": the server knows no leader, so nothing is written", do)
 	}
 	// Asked in our name, because the answer to others says nothing of the leader.
 	contact, err := b.inquire(ctx, host, http.MethodGet, "/v1/session/node/"+b.settings.Node+"?stale", nil, ours)
 	if err != nil {
-		return unseen(check, host, err, do)
+		return driver.Unseen(check, at(host, err), do)
 	}
 	milliseconds, err := strconv.ParseUint(contact.header.Get("X-Consul-LastContact"), 10, 32)
 	if err != nil {
-		return unseen(check, host, errors.New("the answer does not say when the server heard from its leader"), do)
+		return driver.Unseen(check, at(host, errors.New("the answer does not say when the server heard from its leader")), do)
 	}
 	ago := time.Duration(milliseconds) * time.Millisecond
 	switch {
 	case contact.header.Get("X-Consul-KnownLeader") != "true":
-		return bad(check, host+": the server has lost its leader, so nothing is written", do)
+		return driver.Bad(check, host+": the server has lost its leader, so nothing is written", do)
 	case ago > contactLimit:
-		return warn(check, fmt.Sprintf("%s: the server heard from its leader %v ago", host, ago), "is it cut off from the others?")
+		return driver.Warn(check, fmt.Sprintf("%s: the server heard from its leader %v ago", host, ago), "is it cut off from the others?")
 	}
-	return good(check, "%s: the server has one, and heard from it %v ago", host, ago)
+	return driver.Good(check, "%s: the server has one, and heard from it %v ago", host, ago)
 }
 
 // inspectDefault looks at what every answer says.
 func (b *Backend) inspectDefault(host string, status reply) naming.Finding {
 	const check = "default policy"
 	if policy := status.header.Get("X-Consul-Default-ACL-Policy"); policy != "deny" {
-		return bad(check, fmt.Sprintf("%s: what no policy speaks of is allowed (default_policy is %q): anybody may take any name", host, policy),
+		return driver.Bad(check, fmt.Sprintf("%s: what no policy speaks of is allowed (default_policy is %q): anybody may take any name", host, policy),
 			`set acl { enabled = true, default_policy = "deny" } on servers and agents`)
 	}
-	return good(check, "%s: what no policy speaks of is denied", host)
+	return driver.Good(check, "%s: what no policy speaks of is denied", host)
 }
 
 // inspectAnonymous tries what somebody without a token may do with our names.
@@ -145,20 +130,20 @@ func (b *Backend) inspectAnonymous(ctx context.Context, host string) naming.Find
 	)
 	read, err := b.inquire(ctx, host, http.MethodGet, "/v1/kv/"+b.settings.keys.prefix+"skywarden-check-"+randomText(), nil, anonymous)
 	if err != nil {
-		return unseen(check, host, err, do)
+		return driver.Unseen(check, at(host, err), do)
 	}
 	session, err := b.inquire(ctx, host, http.MethodPut, "/v1/session/create", impossibleSession(b.settings.Node), anonymous)
 	switch {
 	case err != nil:
-		return unseen(check, host, err, do)
+		return driver.Unseen(check, at(host, err), do)
 	case session.takesTTL():
-		return bad(check, host+": somebody without a token may open and end sessions on our node", do)
+		return driver.Bad(check, host+": somebody without a token may open and end sessions on our node", do)
 	case read.status == http.StatusOK || read.status == http.StatusNotFound:
-		return warn(check, host+": somebody without a token may read names", do)
+		return driver.Warn(check, host+": somebody without a token may read names", do)
 	case read.status != http.StatusForbidden || session.status != http.StatusForbidden:
-		return unseen(check, host, fmt.Errorf("the server answers with %d and %d", read.status, session.status), do)
+		return driver.Unseen(check, at(host, fmt.Errorf("the server answers with %d and %d", read.status, session.status)), do)
 	}
-	return good(check, "%s: somebody without a token may neither read names nor open sessions on our node", host)
+	return driver.Good(check, "%s: somebody without a token may neither read names nor open sessions on our node", host)
 }
 
 // inspectTxn sends a transaction with nothing in it.
@@ -170,13 +155,13 @@ func (b *Backend) inspectTxn(ctx context.Context, host string) naming.Finding {
 	txn, err := b.inquire(ctx, host, http.MethodPut, "/v1/txn", []byte("[]"), ours)
 	switch {
 	case err != nil:
-		return unseen(check, host, err, do)
+		return driver.Unseen(check, at(host, err), do)
 	case txn.status == http.StatusForbidden && strings.Contains(txn.body, "blocked by agent configuration"):
-		return good(check, "%s: /v1/txn is blocked", host)
+		return driver.Good(check, "%s: /v1/txn is blocked", host)
 	case txn.status == http.StatusOK:
-		return warn(check, host+": /v1/txn is open, in which Consul before 2.0 lets one service overwrite and delete the checks of another", do)
+		return driver.Warn(check, host+": /v1/txn is open, in which Consul before 2.0 lets one service overwrite and delete the checks of another", do)
 	}
-	return unseen(check, host, txn.error(), do)
+	return driver.Unseen(check, at(host, txn.error()), do)
 }
 
 // inspectSelf looks at the settings of the server or agent at an address, for
@@ -209,47 +194,21 @@ func (b *Backend) inspectSelf(ctx context.Context, host string) []naming.Finding
 	}
 	if err != nil {
 		return []naming.Finding{
-			unseen(version, host, err, look),
-			unseen(authorities, host, err, look+": "+separate),
+			driver.Unseen(version, at(host, err), look),
+			driver.Unseen(authorities, at(host, err), look+": "+separate),
 		}
 	}
-	findings := []naming.Finding{good(version, "%s: Consul %s", host, self.Config.Version)}
+	findings := []naming.Finding{driver.Good(version, "%s: Consul %s", host, self.Config.Version)}
 	https, rpc := self.DebugConfig.TLS.HTTPS, self.DebugConfig.TLS.InternalRPC
 	switch {
 	case rpc.CAFile == "" && rpc.CAPath == "" || !rpc.VerifyIncoming:
-		return append(findings, bad(authorities, host+": servers do not demand a certificate of each other (tls.internal_rpc), so whoever reaches their port is one of them", separate))
+		return append(findings, driver.Bad(authorities, host+": servers do not demand a certificate of each other (tls.internal_rpc), so whoever reaches their port is one of them", separate))
 	case !rpc.VerifyServerHostname:
-		return append(findings, warn(authorities, host+": whoever has a certificate of the servers' authority is taken for a server", separate))
+		return append(findings, driver.Warn(authorities, host+": whoever has a certificate of the servers' authority is taken for a server", separate))
 	case https.CAFile == rpc.CAFile && https.CAPath == rpc.CAPath:
-		return append(findings, warn(authorities, host+": HTTPS and the servers among themselves trust the same authority", separate))
+		return append(findings, driver.Warn(authorities, host+": HTTPS and the servers among themselves trust the same authority", separate))
 	}
-	return append(findings, good(authorities, "%s: HTTPS and the servers among themselves trust different files of authorities", host))
-}
-
-// clockFinding compares a server's clock, which tells full seconds, with ours
-// before and after it was asked.
-func clockFinding(host string, status reply, before, after time.Time) naming.Finding {
-	const (
-		check = "clock"
-		do    = "let NTP set the clocks of both machines: with more than 2 s between two nodes registrations are refused"
-	)
-	date, err := http.ParseTime(status.header.Get("Date"))
-	if err != nil {
-		return unseen(check, host, errors.New("its answer has no date"), "compare the clocks by hand: they may differ by 2 s")
-	}
-	ours := before.Add(after.Sub(before) / 2)
-	ahead := date.Add(time.Second / 2).Sub(ours).Round(100 * time.Millisecond)
-	detail := fmt.Sprintf("%s: the server's clock is about %v ahead of ours (± 0.5 s)", host, ahead)
-	if ahead < 0 {
-		detail = fmt.Sprintf("%s: the server's clock is about %v behind ours (± 0.5 s)", host, -ahead)
-	}
-	switch ahead = ahead.Abs(); {
-	case ahead > skewLimit:
-		return bad(check, detail, do)
-	case ahead > skewWarning:
-		return warn(check, detail, do)
-	}
-	return good(check, "%s", detail)
+	return append(findings, driver.Good(authorities, "%s: HTTPS and the servers among themselves trust different files of authorities", host))
 }
 
 // The checks of sessions.
@@ -265,13 +224,13 @@ func (b *Backend) inspectSessions(ctx context.Context) []naming.Finding {
 	own, err := b.mayOpen(ctx, b.settings.Node)
 	if err != nil {
 		const do = "try again when the server answers"
-		return []naming.Finding{unseen(checkSessions, b.settings.Node, err, do), unseen(checkTTL, b.settings.Node, err, do), unseen(checkForeign, b.settings.Node, err, do)}
+		return []naming.Finding{driver.Unseen(checkSessions, at(b.settings.Node, err), do), driver.Unseen(checkTTL, at(b.settings.Node, err), do), driver.Unseen(checkForeign, at(b.settings.Node, err), do)}
 	}
 	findings := []naming.Finding{b.inspectForeign(ctx)}
 	if own.status == http.StatusForbidden {
 		return append(findings,
-			good(checkSessions, "%s: none may be opened: this principal only reads, and claims nothing", b.settings.Node),
-			unseen(checkTTL, b.settings.Node, errors.New("this principal only reads"), "ask with a principal that claims names"))
+			driver.Good(checkSessions, "%s: none may be opened: this principal only reads, and claims nothing", b.settings.Node),
+			driver.Unseen(checkTTL, at(b.settings.Node, errors.New("this principal only reads")), "ask with a principal that claims names"))
 	}
 	return append(findings, b.inspectTTL(own), b.inspectSession(ctx))
 }
@@ -285,11 +244,11 @@ func (b *Backend) inspectSession(ctx context.Context) naming.Finding {
 	}
 	switch {
 	case errors.Is(err, naming.ErrUnavailable):
-		return unseen(checkSessions, node, err, "try again when the server answers")
+		return driver.Unseen(checkSessions, at(node, err), "try again when the server answers")
 	case err != nil:
-		return bad(checkSessions, node+": "+err.Error(), "skywarden provision gives the principal its node and its rights")
+		return driver.Bad(checkSessions, node+": "+err.Error(), "skywarden provision gives the principal its node and its rights")
 	}
-	return good(checkSessions, "%s: one was opened and ended", node)
+	return driver.Good(checkSessions, "%s: one was opened and ended", node)
 }
 
 // ttlBounds is in the refusal of a TTL.
@@ -301,18 +260,18 @@ func (b *Backend) inspectTTL(refusal reply) naming.Finding {
 	const do = "set session_ttl_min on all servers to what Config.MinTTL is here (session_ttl_min in the file), or raise it here"
 	bounds := ttlBounds.FindStringSubmatch(refusal.body)
 	if bounds == nil {
-		return unseen(checkTTL, b.settings.Node, refusal.error(), do)
+		return driver.Unseen(checkTTL, at(b.settings.Node, refusal.error()), do)
 	}
 	least, err := time.ParseDuration(bounds[1])
 	switch {
 	case err != nil:
-		return unseen(checkTTL, b.settings.Node, err, do)
+		return driver.Unseen(checkTTL, at(b.settings.Node, err), do)
 	case least > b.settings.DefaultTTL || least > b.settings.MinTTL:
-		return bad(checkTTL, fmt.Sprintf("the servers take no session under %v (session_ttl_min), and ours may be %v", least, b.settings.MinTTL), do)
+		return driver.Bad(checkTTL, fmt.Sprintf("the servers take no session under %v (session_ttl_min), and ours may be %v", least, b.settings.MinTTL), do)
 	case least < b.settings.MinTTL:
-		return good(checkTTL, "the servers take sessions of %v and more; ours are %v and more: names are free sooner after a crash with a lower MinTTL", least, b.settings.MinTTL)
+		return driver.Good(checkTTL, "the servers take sessions of %v and more; ours are %v and more: names are free sooner after a crash with a lower MinTTL", least, b.settings.MinTTL)
 	}
-	return good(checkTTL, "the servers take sessions of %v and more, as ours are", least)
+	return driver.Good(checkTTL, "the servers take sessions of %v and more, as ours are", least)
 }
 
 // inspectForeign tries the node of a principal that there is not. Who may open
@@ -322,12 +281,12 @@ func (b *Backend) inspectForeign(ctx context.Context) naming.Finding {
 	for _, node := range []string{b.settings.keys.node("check-" + randomText()), "skywarden-check-" + randomText()} {
 		switch refusal, err := b.mayOpen(ctx, node); {
 		case err != nil:
-			return unseen(checkForeign, node, err, do)
+			return driver.Unseen(checkForeign, at(node, err), do)
 		case refusal.takesTTL():
-			return bad(checkForeign, node+": our token may open and end sessions on a node that is not ours", do)
+			return driver.Bad(checkForeign, node+": our token may open and end sessions on a node that is not ours", do)
 		}
 	}
-	return good(checkForeign, "our token may not open or end sessions on nodes that are not ours")
+	return driver.Good(checkForeign, "our token may not open or end sessions on nodes that are not ours")
 }
 
 // mayOpen asks for a session that cannot be, on a node: one who may have sessions

@@ -3,31 +3,11 @@ package etcd
 import (
 	"strings"
 	"testing"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/seed-6593ebad/skywarden/naming"
 )
-
-func TestClockFinding(t *testing.T) {
-	now := time.Date(2026, 8, 1, 12, 0, 0, 500_000_000, time.UTC)
-	for ahead, want := range map[time.Duration]naming.Level{
-		0: naming.LevelOK, time.Second: naming.LevelOK, -time.Second: naming.LevelOK,
-		1200 * time.Millisecond: naming.LevelWarn, -1200 * time.Millisecond: naming.LevelWarn, 2 * time.Second: naming.LevelWarn,
-		2200 * time.Millisecond: naming.LevelFail, -2200 * time.Millisecond: naming.LevelFail, time.Hour: naming.LevelFail,
-	} {
-		// A server that is so much ahead, and tells it half a second later than it is.
-		date := now.Add(ahead).Add(-500 * time.Millisecond)
-		got := clockFinding("clock", "e", date, now.Add(-10*time.Millisecond), now.Add(10*time.Millisecond))
-		if got.Level != want || (got.Do == "") != (want == naming.LevelOK) {
-			t.Errorf("%v ahead: got %+v, want %v", ahead, got, want)
-		}
-		if ahead < 0 != strings.Contains(got.Detail, "behind") {
-			t.Errorf("%v ahead: %s", ahead, got.Detail)
-		}
-	}
-}
 
 func TestSpaceFinding(t *testing.T) {
 	for _, test := range []struct {
