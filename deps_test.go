@@ -20,7 +20,7 @@ func TestDependencies(t *testing.T) {
 		consulSDK  = []string{"hashicorp/"}
 		containers = []string{"testcontainers", "docker", "moby/"}
 		metrics    = []string{"prometheus"}
-		tests      = []string{module + "/internal/testca", module + "/backends/backendtest", "goleak", "go-cmp"}
+		tests      = []string{module + "/internal/testca", module + "/backends/backendtest", module + "/skywardentest", "goleak", "go-cmp"}
 		etcd       = []string{module + "/backends/etcd"}
 		consul     = []string{module + "/backends/consul"}
 		memory     = []string{module + "/backends/memory"}
@@ -41,7 +41,10 @@ func TestDependencies(t *testing.T) {
 		{pkgs: "./adapter/...", not: [][]string{backends, configs, yaml, etcdSDK, consulSDK, containers, metrics, tests}, has: [][]string{runtime}},
 		{pkgs: "./backends/memory/...", not: [][]string{etcd, consul, adapter, runtime, configs, yaml, etcdSDK, consulSDK, containers, metrics, tests}},
 		{pkgs: "./backends/etcd/...", not: [][]string{memory, consul, adapter, runtime, configs, yaml, consulSDK, containers, metrics, tests}, has: [][]string{etcdSDK}},
+		{pkgs: "./backends/consul/...", not: [][]string{memory, etcd, adapter, runtime, configs, yaml, etcdSDK, containers, metrics, tests}, has: [][]string{consulSDK}},
+		{pkgs: "./internal/driver/...", only: []string{module + "/naming", module + "/internal/driver", "rs/zerolog", "mattn/", "golang.org/x/sys"}},
 		{pkgs: ".", not: [][]string{etcd, consul, configs, yaml, etcdSDK, consulSDK, containers, metrics, tests}, has: [][]string{runtime, adapter, memory}},
+		{pkgs: "./skywardentest/...", not: [][]string{etcd, consul, configs, yaml, etcdSDK, consulSDK, containers, metrics, {module + "/internal/testca", module + "/backends/backendtest", "goleak", "go-cmp"}}, has: [][]string{runtime, adapter, memory}},
 		{pkgs: "./configs/...", not: [][]string{containers, tests}, has: [][]string{yaml, etcd, memory}},
 		{pkgs: "./cmd/...", not: [][]string{containers, tests}, has: [][]string{configs}},
 	} {

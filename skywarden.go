@@ -63,6 +63,8 @@ type (
 	Event = adapter.Event
 	// An Observer is told what happens to names.
 	Observer = adapter.Observer
+	// An ObserverFunc makes an Observer of a function.
+	ObserverFunc = adapter.ObserverFunc
 	// An AllowList says who may own what.
 	AllowList = adapter.AllowList
 )
@@ -100,6 +102,12 @@ type Config struct {
 	// else can be there, which is why an entry that names it may be taken over as
 	// one's own leftover.
 	Listen string
+
+	// Listener takes the place of Listen: an endpoint that was bound before, such as
+	// a socket that systemd hands over. Its address is an IP:PORT of TCP, and whoever
+	// gives it answers for it that nobody else is there. The node owns it, as it owns
+	// Backend. Nil: the node binds Listen.
+	Listener net.Listener
 
 	// Advertise is the IP:PORT that others are told. Empty: what Listen was bound
 	// to; it must be given where that is an unspecified IP such as 0.0.0.0.
@@ -166,7 +174,7 @@ type Node struct {
 //
 // Errors: all that is wrong with cfg, joined. Some wrap naming.ErrInsecureConfig.
 func New(ctx context.Context, cfg Config) (*Node, error) {
-	n := &Node{backend: cfg.Backend}
+	n := &Node{backend: cfg.Backend, listener: cfg.Listener}
 	if n.backend == nil {
 		n.backend = new(memory.Server).Open()
 	}
@@ -200,7 +208,7 @@ func (n *Node) start(ctx context.Context, cfg Config) error {
 		Backend: n.backend, AllowList: cfg.AllowList, Principal: cfg.Principal,
 		TTL: cfg.TTL, MaxStale: cfg.MaxStale, Mirror: cfg.Mirror, Logger: cfg.Logger, Observers: cfg.Observers,
 	}
-	endpoint, errEndpoint := n.bind(ctx, cfg.Listen, cfg.Advertise)
+	endpoint, errEndpoint := n.bind(ctx, cfg)
 	id, errNode := nodeID(cfg.Node, endpoint)
 	var errMailbox error
 	if cfg.MailboxSize < 0 {
@@ -222,47 +230,73 @@ func (n *Node) start(ctx context.Context, cfg Config) error {
 }
 
 // bind takes the node's endpoint and gives what others are told of it.
-func (n *Node) bind(ctx context.Context, listen, advertise string) (netip.AddrPort, error) {
-	if listen == "" {
-		listen = "127.0.0.1:0"
-	}
-	if _, err := netip.ParseAddrPort(listen); err != nil {
-		return netip.AddrPort{}, fmt.Errorf("config: Listen: %q is not IP:PORT (host names are not accepted), such as 0.0.0.0:7000", listen)
-	}
+func (n *Node) bind(ctx context.Context, cfg Config) (netip.AddrPort, error) {
 	var told netip.AddrPort
-	if advertise != "" {
-		var err error
-		if told, err = naming.ParseEndpoint(advertise); err != nil {
-			return netip.AddrPort{}, fmt.Errorf("config: Advertise: %w", err)
+	var errTold error
+	if cfg.Advertise != "" {
+		if told, errTold = naming.ParseEndpoint(cfg.Advertise); errTold != nil {
+			errTold = fmt.Errorf("config: Advertise: %w", errTold)
 		}
 	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", listen)
+	bound, err := n.listen(ctx, cfg.Listen)
+	if err := errors.Join(err, errTold); err != nil {
+		return netip.AddrPort{}, err
+	}
+	n.accepts.Go(n.turnAway)
+	switch {
+	case told.IsValid():
+		return told, nil
+	case bound.Addr().IsUnspecified():
+		return netip.AddrPort{}, fmt.Errorf("config: Advertise: is missing, and what is bound (%s) is no address that others can call: give the IP:PORT under which they reach this node", bound)
+	}
+	return bound, nil
+}
+
+// listen binds where, unless the node was given a listener, and says what is
+// bound.
+func (n *Node) listen(ctx context.Context, where string) (netip.AddrPort, error) {
+	if n.listener != nil {
+		addr, ok := n.listener.Addr().(*net.TCPAddr)
+		switch {
+		case where != "":
+			return netip.AddrPort{}, errors.New("config: Listen: Listener is given as well: give one of them")
+		case !ok:
+			return netip.AddrPort{}, fmt.Errorf("config: Listener: listens on %s %q, which is no IP:PORT of TCP", n.listener.Addr().Network(), n.listener.Addr())
+		}
+		return unmapped(addr.AddrPort()), nil
+	}
+	if where == "" {
+		where = "127.0.0.1:0"
+	}
+	if _, err := netip.ParseAddrPort(where); err != nil {
+		return netip.AddrPort{}, fmt.Errorf("config: Listen: %q is not IP:PORT (host names are not accepted), such as 0.0.0.0:7000", where)
+	}
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", where)
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("config: Listen: %w", err)
 	}
 	n.listener = listener
-	n.accepts.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			switch {
-			case err == nil:
-				_ = conn.Close()
-			case errors.Is(err, net.ErrClosed):
-				return
-			default: // out of descriptors, or a connection that was gone already
-				time.Sleep(10 * time.Millisecond) //nolint:forbidigo // nothing tells when there are descriptors again
-			}
+	return unmapped(listener.Addr().(*net.TCPAddr).AddrPort()), nil
+}
+
+// unmapped is ep with an IPv4 that was written as IPv6 written as IPv4.
+func unmapped(ep netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(ep.Addr().Unmap(), ep.Port())
+}
+
+// turnAway closes every connection, until the listener is closed.
+func (n *Node) turnAway() {
+	for {
+		conn, err := n.listener.Accept()
+		switch {
+		case err == nil:
+			_ = conn.Close()
+		case errors.Is(err, net.ErrClosed):
+			return
+		default: // out of descriptors, or a connection that was gone already
+			time.Sleep(10 * time.Millisecond) //nolint:forbidigo // nothing tells when there are descriptors again
 		}
-	})
-	if told.IsValid() {
-		return told, nil
 	}
-	bound := listener.Addr().(*net.TCPAddr).AddrPort()
-	bound = netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port())
-	if bound.Addr().IsUnspecified() {
-		return netip.AddrPort{}, fmt.Errorf("config: Advertise: is missing, and Listen (%s) is no address that others can call: give the IP:PORT under which they reach this node", listen)
-	}
-	return bound, nil
 }
 
 // nodeID parses the node's name, or makes one from the machine's.

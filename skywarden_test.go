@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -158,6 +159,56 @@ func TestEndpointIsExclusive(t *testing.T) {
 	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if k, err := conn.Read(make([]byte, 1)); k != 0 || err == nil || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("read %d bytes, %v; want the connection closed", k, err)
+	}
+}
+
+// TestListener: a node takes an endpoint that is bound already, and closes it.
+func TestListener(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := start(t, skywarden.Config{Listener: listener})
+	if got := n.Endpoint().String(); got != listener.Addr().String() {
+		t.Errorf("the endpoint is %s, want %s", got, listener.Addr())
+	}
+	if err := n.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := listener.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the listener is open: %v", err)
+	}
+}
+
+// TestNewClosesTheListenerWhenItFails: it owns it.
+func TestNewClosesTheListenerWhenItFails(t *testing.T) {
+	for says, listen := range map[string]func() (net.Listener, string, error){
+		"Listener is given as well": func() (net.Listener, string, error) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			return l, "127.0.0.1:0", err
+		},
+		"is no IP:PORT of TCP": func() (net.Listener, string, error) {
+			l, err := net.Listen("unix", filepath.Join(t.TempDir(), "socket"))
+			return l, "", err
+		},
+		"Advertise: is missing": func() (net.Listener, string, error) {
+			l, err := net.Listen("tcp", "0.0.0.0:0")
+			return l, "", err
+		},
+	} {
+		t.Run(says, func(t *testing.T) {
+			listener, listen, err := listen()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = skywarden.New(t.Context(), skywarden.Config{Listener: listener, Listen: listen})
+			if err == nil || !strings.Contains(err.Error(), says) {
+				t.Errorf("got %v", err)
+			}
+			if _, err := listener.Accept(); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("the listener is open: %v", err)
+			}
+		})
 	}
 }
 

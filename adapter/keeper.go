@@ -365,6 +365,7 @@ func (k *keeper) install(c *claim, h *holding) bool {
 	if ok && c.suspended {
 		c.suspended = false
 		c.tellOwnerLocked(runtime.NameEvent{Name: c.name, Kind: runtime.NameResumed, Epoch: h.epoch})
+		k.a.tell(Event{Kind: EventResumed, Name: c.name, Address: c.addr, Epoch: h.epoch})
 	}
 	c.mu.Unlock()
 	if !ok {
@@ -508,14 +509,13 @@ func (k *keeper) mind(l *lease) {
 
 // suspend stops the service from answering as its name.
 func (c *claim) suspend(h *holding, why error) {
-	c.mu.Lock() // until the owner knows: install takes it before it can tell the next thing
-	suspended := c.holding.CompareAndSwap(h, nil)
-	if suspended {
+	// Until the owner and the observers know: install takes it before it can tell
+	// the next thing, which may be soon.
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.holding.CompareAndSwap(h, nil) {
 		c.suspended = true
 		c.tellOwnerLocked(runtime.NameEvent{Name: c.name, Kind: runtime.NameSuspended, Err: why})
-	}
-	c.mu.Unlock()
-	if suspended {
 		c.k.a.tell(Event{Kind: EventSuspended, Name: c.name, Address: c.addr, Epoch: h.epoch, Err: why})
 	}
 }
@@ -575,8 +575,7 @@ func (k *keeper) reclaim(c *claim, _ error) {
 		case c.ctx.Err() != nil:
 			return
 		case err == nil:
-			k.a.tell(Event{Kind: EventResumed, Name: c.name, Address: c.addr, Epoch: c.highest()})
-			return
+			return // install has told
 		case errors.As(err, &taken):
 			k.lose(c, taken)
 			return

@@ -357,6 +357,43 @@ func TestLostWhileReleased(t *testing.T) {
 	})
 }
 
+// Observers are told in order, also where one of them takes its time and the next
+// thing happens meanwhile. (Not in a bubble: who waits for a mutex stops its time.)
+func TestObserversAreToldInOrder(t *testing.T) {
+	w := &world{T: t}
+	var a *node
+	var resumed sync.Once
+	again := make(chan struct{})
+	slow := adapter.ObserverFunc(func(e adapter.Event) {
+		if e.Kind == adapter.EventResumed {
+			resumed.Do(func() {
+				w.srv.Levers().ExpireLeases(a.backend)
+				select {
+				case <-again: // by the wrong order alone
+				case <-time.After(100 * time.Millisecond):
+				}
+			})
+		}
+	})
+	suspended, done := 0, make(chan struct{}, 2)
+	last := adapter.ObserverFunc(func(e adapter.Event) {
+		switch e.Kind {
+		case adapter.EventSuspended:
+			if suspended++; suspended == 2 {
+				close(again)
+			}
+		case adapter.EventResumed:
+			done <- struct{}{}
+		}
+	})
+	a = w.node("a", "10.0.0.1:7000", func(c *adapter.Config) { c.Observers = append([]adapter.Observer{slow}, append(c.Observers, last)...) })
+	a.mustRegister("bank")
+	w.srv.Levers().ExpireLeases(a.backend)
+	<-done
+	<-done
+	wantStrings(t, "observers were told", a.told.kinds(), "register ok", "suspended lease_lost", "resumed ok", "suspended lease_lost", "resumed ok")
+}
+
 // steal has n overwrite the entry under name with one of its own.
 func (w *world) steal(n *node, name naming.Name, epoch uint64) {
 	w.Helper()

@@ -14,8 +14,10 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/seed-6593ebad/skywarden/adapter"
+	"github.com/seed-6593ebad/skywarden/backends/consul"
 	"github.com/seed-6593ebad/skywarden/backends/etcd"
 	"github.com/seed-6593ebad/skywarden/backends/memory"
+	"github.com/seed-6593ebad/skywarden/internal/secretfile"
 	"github.com/seed-6593ebad/skywarden/internal/tlsfile"
 	"github.com/seed-6593ebad/skywarden/naming"
 )
@@ -25,8 +27,9 @@ type Config struct {
 	Node      naming.NodeID
 	Listen    netip.AddrPort // may be an unspecified address: all of the machine's
 	Advertise netip.AddrPort // where other nodes find this one; Listen, if the file has none
-	Memory    *Memory        // exactly one of Memory and Etcd is there
+	Memory    *Memory        // exactly one of Memory, Etcd and Consul is there
 	Etcd      *etcd.Config
+	Consul    *consul.Config
 	TTL       time.Duration      // 0: the backend's default
 	MaxStale  time.Duration      // 0: the adapter's default
 	Allow     *adapter.AllowList // nil: the file has none
@@ -81,7 +84,7 @@ func (r *reader) readConfig(root value, kinds []string) *Config {
 
 	if v, ok := doc.fields["allow"]; ok {
 		c.Allow = readAllow(v)
-	} else if c.Etcd != nil {
+	} else if c.Etcd != nil || c.Consul != nil {
 		doc.insecure("allow is missing (list who may own which name; without it nobody may, and only the memory backend goes without)")
 	}
 	if v, ok := doc.fields["services"]; ok {
@@ -94,27 +97,31 @@ func (r *reader) readConfig(root value, kinds []string) *Config {
 }
 
 func readBackend(v value, c *Config) {
-	backends := []string{"memory", "etcd"}
+	backends := []string{"memory", "etcd", "consul"}
 	b, ok := v.object("{memory: {}}", backends...)
 	if !ok {
 		return
 	}
+	given := slices.DeleteFunc(slices.Clone(backends), func(name string) bool { return !b.has(name) })
 	switch {
-	case b.has("memory") && b.has("etcd"):
-		b.report("has %s (keep one: a node uses one backend)", strings.Join(backends, " and "))
+	case len(given) > 1:
+		b.report("has %s (keep one: a node uses one backend)", strings.Join(given, " and "))
 	case b.has("memory"):
 		c.Memory = &Memory{}
 		b.fields["memory"].object("memory: {}")
 	case b.has("etcd"):
 		c.Etcd = &etcd.Config{}
 		readEtcd(b.fields["etcd"], c.Etcd)
+	case b.has("consul"):
+		c.Consul = &consul.Config{}
+		readConsul(b.fields["consul"], c.Consul)
 	case len(b.node.Content) == 0:
 		b.report("names no backend (write one of %s)", strings.Join(backends, ", "))
 	}
 }
 
 func readEtcd(v value, c *etcd.Config) {
-	e, ok := v.object("etcd: {endpoints: […], tls: {…}}", "endpoints", "root", "tls")
+	e, ok := v.object("etcd: {endpoints: […], tls: {…}}", "endpoints", "root", "tls", "user", "password")
 	if !ok {
 		return
 	}
@@ -132,16 +139,39 @@ func readEtcd(v value, c *etcd.Config) {
 	}
 	text(e, "root", "/skywarden", &c.Root, parseRoot)
 
-	if !e.has("tls") {
-		e.insecure("tls is missing (add tls with ca, cert and key: without them nobody knows who is who)")
-		return
+	byPassword := e.has("user") || e.has("password")
+	if byPassword {
+		readPassword(e, c)
 	}
-	c.TLS = readTLS(e.fields["tls"])
+	switch {
+	case e.has("tls"):
+		c.TLS = readTLS(e.fields["tls"], byPassword)
+	case byPassword:
+		e.insecure("tls is missing (add tls with ca: without it anybody could pass for the server and get the password)")
+	default:
+		e.insecure("tls is missing (add tls with ca, cert and key: without them nobody knows who is who)")
+	}
 }
 
-// readTLS reads what proves who we are and whom we trust. The common name of the
-// certificate is our principal.
-func readTLS(v value) etcd.TLS {
+// readPassword reads who we are where that is not said by a certificate.
+func readPassword(e object, c *etcd.Config) {
+	e.required("user", "game")
+	text(e, "user", "game", &c.User, parseUser)
+	e.required("password", "{file: password}")
+	v, ok := e.fields["password"]
+	if !ok {
+		return
+	}
+	c.PasswordFile, c.Password = v.secret("the password", "password")
+	if c.PasswordFile != "" && !v.r.forAdmin {
+		_, err := secretfile.Open("password", c.PasswordFile, nil)
+		v.reportAll(err)
+	}
+}
+
+// readTLS reads whom we trust and, unless that is said by a user and a password,
+// what proves who we are: the common name of the certificate is our principal.
+func readTLS(v value, byPassword bool) etcd.TLS {
 	var c etcd.TLS
 	before := len(v.r.problems)
 	t, ok := v.object("tls: {ca: ca.pem, cert: node.pem, key: {file: node-key.pem}}", "ca", "cert", "key", "server_name", "min_version")
@@ -150,19 +180,36 @@ func readTLS(v value) etcd.TLS {
 	}
 	t.required("ca", "ca.pem")
 	text(t, "ca", "ca.pem", &c.CAFile, v.r.relative)
-	t.required("cert", "node.pem")
-	text(t, "cert", "node.pem", &c.CertFile, v.r.relative)
-	t.required("key", "{file: node-key.pem}")
-	if key, ok := t.fields["key"]; ok {
-		c.KeyFile, c.Key = key.privateKey()
+	open := tlsfile.Open
+	if byPassword {
+		open = tlsfile.OpenCA
+		for _, key := range []string{"cert", "key"} {
+			if v, ok := t.fields[key]; ok {
+				v.report("is given beside a user and a password, and each says who we are (remove cert and key, or user and password)")
+			}
+		}
+	} else {
+		t.required("cert", "node.pem")
+		text(t, "cert", "node.pem", &c.CertFile, v.r.relative)
+		t.required("key", "{file: node-key.pem}")
+		if key, ok := t.fields["key"]; ok {
+			c.KeyFile, c.Key = key.secret("the private key in PEM", "node-key.pem")
+		}
 	}
 	text(t, "server_name", "etcd.internal", &c.ServerName, parseHost)
 	text(t, "min_version", `"1.3"`, &c.AllowTLS12, oneOf(map[string]bool{"1.3": false, "1.2": true}))
 	if len(v.r.problems) == before {
-		_, err := tlsfile.Open(tlsfile.Config(c), nil)
-		v.reportAll(err)
+		v.checkTLS(open, tlsfile.Config(c))
 	}
 	return c
+}
+
+// checkTLS looks at the files of c, unless they are not needed.
+func (v value) checkTLS(open func(tlsfile.Config, func(error)) (*tlsfile.Source, error), c tlsfile.Config) {
+	if !v.r.forAdmin {
+		_, err := open(c, nil)
+		v.reportAll(err)
+	}
 }
 
 // readAllow reads the allow-list. It says with positions what
@@ -284,6 +331,10 @@ func (c *Config) parseTTL(s string) (time.Duration, error) {
 		return 0, err
 	case c.Etcd != nil && d < etcd.MinTTL:
 		return 0, fmt.Errorf("%s is too short for etcd (write %v or more)", show(s), etcd.MinTTL)
+	case c.Consul != nil && d < leastTTL(c.Consul):
+		return 0, fmt.Errorf("%s is too short for consul (write %v or more; to go lower, lower session_ttl_min on the servers and then here)", show(s), leastTTL(c.Consul))
+	case c.Consul != nil && d > consul.MaxTTL:
+		return 0, fmt.Errorf("%s is too long for consul (write %v or less)", show(s), consul.MaxTTL)
 	case c.Memory != nil && d < memory.MinTTL:
 		return 0, fmt.Errorf("%s is too short for memory (write %v or more)", show(s), memory.MinTTL)
 	case c.Memory != nil && d > memory.MaxTTL:
@@ -296,7 +347,7 @@ func (c *Config) parseTTL(s string) (time.Duration, error) {
 // where there is no place for a password in it.
 func parseEndpointURL(s string) (string, error) {
 	if strings.Contains(s, "@") {
-		return "", errors.New("has an @, as a user or password would (write https://HOST:PORT: who we are is said by the certificate)")
+		return "", errors.New("has an @, as a user or password would (write https://HOST:PORT: who we are is said by the certificate, or by user and password)")
 	}
 	u, err := url.Parse(s)
 	switch {
@@ -324,7 +375,7 @@ func parseRoot(s string) (string, error) {
 
 func parseHost(s string) (string, error) {
 	if s == "" || strings.ContainsAny(s, "/: \t\n@") {
-		return "", fmt.Errorf("%s is no host name (write only the name that the server's certificate has, such as etcd.internal)", show(s))
+		return "", fmt.Errorf("%s is no host name (write only the name that the server's certificate has, such as server.internal)", show(s))
 	}
 	return s, nil
 }
@@ -338,7 +389,14 @@ func parseRuleScope(s string) (naming.Scope, error) {
 
 func parsePrincipal(s string) (string, error) {
 	if s == "" || strings.TrimSpace(s) != s || strings.ContainsAny(s, "\n\r\t") {
-		return "", fmt.Errorf("%s is no principal (write it as the backend knows it: for etcd the common name of the certificate)", show(s))
+		return "", fmt.Errorf("%s is no principal (write it as the backend knows it: for etcd the common name of the certificate, for consul the principal in the node's file)", show(s))
+	}
+	return s, nil
+}
+
+func parseUser(s string) (string, error) {
+	if s == "" || strings.TrimSpace(s) != s || strings.ContainsAny(s, "\n\r\t") {
+		return "", fmt.Errorf("%s is no user (write it as etcdctl user list does)", show(s))
 	}
 	return s, nil
 }

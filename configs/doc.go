@@ -6,6 +6,6 @@
 // imports every backend and YAML; a program that is configured in Go calls
 // skywarden.New and does without it. Whatever a file can say can be said there.
 //
-// The samples memory.yaml and etcd.yaml document every key. They are part of the
-// package, as MemorySample and EtcdSample.
+// The samples memory.yaml, etcd.yaml and consul.yaml document every key. They are
+// part of the package, as MemorySample, EtcdSample and ConsulSample.
 package configs

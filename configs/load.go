@@ -7,16 +7,26 @@ package configs
 // Kinds are the kinds of services that the caller can run; a file that has
 // services is refused where there are none.
 func Load(path string, kinds ...string) (*Config, error) {
-	data, err := readFile(path)
+	return (&reader{file: path}).load(kinds)
+}
+
+// LoadForAdmin is Load for somebody who needs the file's servers and allow-list
+// and not the node's own credential: an administrator has one of his own, and
+// makes the node's. The files of credentials need not exist, and are looked at
+// when they are used.
+func LoadForAdmin(path string, kinds ...string) (*Config, error) {
+	return (&reader{file: path, forAdmin: true}).load(kinds)
+}
+
+func (r *reader) load(kinds []string) (*Config, error) {
+	data, err := readFile(r.file)
 	if err != nil {
 		return nil, err
 	}
-	return parse(path, data, kinds)
+	return r.parse(data, kinds)
 }
 
-// parse is Load of bytes; file is for messages and relative paths.
-func parse(file string, data []byte, kinds []string) (*Config, error) {
-	r := &reader{file: file}
+func (r *reader) parse(data []byte, kinds []string) (*Config, error) {
 	root, ok := r.parseDocument(data)
 	if !ok {
 		return nil, join(r.problems)

@@ -22,12 +22,17 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/seed-6593ebad/skywarden/adapter"
+	"github.com/seed-6593ebad/skywarden/backends/consul"
 	"github.com/seed-6593ebad/skywarden/backends/etcd"
 	"github.com/seed-6593ebad/skywarden/internal/testca"
 	"github.com/seed-6593ebad/skywarden/naming"
 )
 
 var update = flag.Bool("update", false, "write the wanted messages anew")
+
+func parse(file string, data []byte, kinds []string) (*Config, error) {
+	return (&reader{file: file}).parse(data, kinds)
+}
 
 // TestBadConfigurations compares, letter by letter, what Load says about each
 // configuration in testdata/bad.txtar.
@@ -42,6 +47,11 @@ func TestBadConfigurations(t *testing.T) {
 	}
 	t.Chdir(t.TempDir()) // so that messages have short paths
 	writeTLSFiles(t, ".", "node")
+	for file, content := range map[string]string{"good-password": "hunter2\n", "empty-password": "\n", "long-password": "hunter2\nhunter3\n"} {
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	t.Setenv("SKYWARDEN_TEST_LISTEN", "localhost:7000")
 	t.Setenv("SKYWARDEN_TEST_EMPTY", "")
 	t.Setenv("SKYWARDEN_TEST_NO_KEY", "hunter2")
@@ -204,6 +214,75 @@ func TestLoadEtcdSample(t *testing.T) {
 	}
 }
 
+// byPassword is the sample with its certificate replaced by what is a comment in
+// it.
+func byPassword(t *testing.T) string {
+	t.Helper()
+	sample := EtcdSample
+	for _, change := range [][2]string{
+		{"      cert: game.pem\n", ""},
+		{"      key: {file: game-key.pem}\n", ""},
+		{"    # user: game\n", "    user: game\n"},
+		{"    # password: {file: game-password}\n", "    password: {file: game-password}\n"},
+	} {
+		if strings.Count(sample, change[0]) != 1 {
+			t.Fatalf("the sample does not have %q once", change[0])
+		}
+		sample = strings.Replace(sample, change[0], change[1], 1)
+	}
+	return sample
+}
+
+func TestLoadEtcdWithPassword(t *testing.T) {
+	const canary = "hunter2"
+	dir := t.TempDir()
+	writeTLSFiles(t, dir, "game")
+	password, file := filepath.Join(dir, "game-password"), filepath.Join(dir, "etcd.yaml")
+	if err := os.WriteFile(password, []byte(canary+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := parse(file, []byte(byPassword(t)), []string{"echo"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &etcd.Config{
+		Endpoints: []string{"https://127.0.0.1:2379"}, Root: "/skywarden",
+		TLS:  etcd.TLS{CAFile: filepath.Join(dir, "ca.pem"), ServerName: "localhost"},
+		User: "game", PasswordFile: password,
+	}
+	if diff := cmp.Diff(want, got.Etcd, compare); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+
+	t.Setenv("SKYWARDEN_TEST_PASSWORD", canary)
+	got, err = parse(file, []byte(strings.Replace(byPassword(t), "{file: game-password}", "{env: SKYWARDEN_TEST_PASSWORD}", 1)), []string{"echo"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Etcd.Password == (etcd.Secret{}) || got.Etcd.PasswordFile != "" {
+		t.Errorf("got %+v, want the password and no file", got.Etcd)
+	}
+	for _, text := range []string{fmt.Sprintf("%+v", got.Etcd), fmt.Sprintf("%#v", *got.Etcd), fmt.Sprintf("%+v", got)} {
+		if strings.Contains(text, canary) {
+			t.Errorf("the password is printed: %s", text)
+		}
+	}
+
+	if err := os.Chmod(password, 0o640); err != nil {
+		t.Fatal(err)
+	}
+	_, err = parse(file, []byte(byPassword(t)), []string{"echo"})
+	if runtime.GOOS == "windows" { // where modes say nothing
+		if err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	if !errors.Is(err, naming.ErrInsecureConfig) || !strings.Contains(err.Error(), "backend.etcd.password: ") || !strings.Contains(err.Error(), "0640") {
+		t.Errorf("got %v, want %v at backend.etcd.password", err, naming.ErrInsecureConfig)
+	}
+}
+
 // A private key that others may read is refused, with the place of the reference.
 func TestKeyReadableByOthers(t *testing.T) {
 	dir := t.TempDir()
@@ -275,7 +354,7 @@ func TestKeyFromEnvironment(t *testing.T) {
 	body := strings.ReplaceAll(string(key), " PRIVATE KEY", "")
 	foreign := string(testca.New(t).Client(t, "game").KeyPEM(t))
 	for _, test := range []struct{ name, file, pem, want string }{
-		{"another key", sample, foreign, "etcd.yaml:33:7: backend.etcd.tls: the given private key is of no use for the certificate"},
+		{"another key", sample, foreign, "etcd.yaml:34:7: backend.etcd.tls: the given private key is of no use for the certificate"},
 		{"half a key", sample, string(key[:len(key)/2]), "backend.etcd.tls: the given private key has no private key in PEM"},
 		{"a strange type", sample, body, "backend.etcd.tls: the given private key has no private key in PEM"},
 		{"written out", strings.Replace(sample, "{env: SKYWARDEN_TEST_KEY}", strconv.Quote(string(key)), 1), string(key), "tls.key: is a secret, and secrets are not written"},
@@ -337,6 +416,7 @@ func FuzzLoad(f *testing.F) {
 	}
 	f.Add([]byte(MemorySample))
 	f.Add([]byte(EtcdSample))
+	f.Add([]byte(ConsulSample))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := parse("f.yaml", data, []string{"echo"})
 		if (c == nil) == (err == nil) {
@@ -362,6 +442,7 @@ var compare = cmp.Options{
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
 	cmp.Comparer(func(a, b etcd.Secret) bool { return a == b }), // equal where there is none
 	cmpopts.IgnoreFields(etcd.Config{}, "Logger"),               // given when it is opened
+	cmpopts.IgnoreFields(consul.Config{}, "Logger"),
 }
 
 // writeTLSFiles writes ca.pem, user.pem and user-key.pem.

@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"github.com/seed-6593ebad/skywarden"
+	"github.com/seed-6593ebad/skywarden/backends/consul"
 	"github.com/seed-6593ebad/skywarden/backends/etcd"
 	"github.com/seed-6593ebad/skywarden/backends/memory"
 	"github.com/seed-6593ebad/skywarden/naming"
@@ -59,12 +60,20 @@ func (c *Config) Open(ctx context.Context, changes ...func(*skywarden.Config)) (
 
 // OpenBackend opens the backend alone. Whoever called it closes it.
 func (c *Config) OpenBackend(ctx context.Context, log zerolog.Logger) (naming.Backend, error) {
-	if c.Memory != nil {
+	var backend naming.Backend
+	var err error
+	switch {
+	case c.Memory != nil:
 		return new(memory.Server).Open(), nil
+	case c.Consul != nil:
+		cfg := *c.Consul
+		cfg.Logger = log
+		backend, err = consul.Open(ctx, cfg)
+	default:
+		cfg := *c.Etcd
+		cfg.Logger = log
+		backend, err = etcd.Open(ctx, cfg)
 	}
-	cfg := *c.Etcd
-	cfg.Logger = log
-	backend, err := etcd.Open(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", c.file, err)
 	}

@@ -17,7 +17,8 @@ import (
 
 // A reader reads one file and collects its problems.
 type reader struct {
-	file     string
+	file     string // for messages and relative paths
+	forAdmin bool   // the node's credential is not looked at
 	problems []*FileError
 }
 

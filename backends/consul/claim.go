@@ -20,7 +20,9 @@ const (
 	writeTimeout = 3 * time.Second
 	readTimeout  = 2500 * time.Millisecond
 	readTry      = 800 * time.Millisecond
-	delayPause   = 5 * time.Millisecond // the lock delay of our own sessions is 1 ms
+	// The lock delay of our own sessions is 1 ms; that of others may be 15 s.
+	delayPause    = 5 * time.Millisecond
+	maxDelayPause = 250 * time.Millisecond
 )
 
 // Put implements driver.Session.
@@ -57,14 +59,8 @@ func (s *session) Put(ctx context.Context, slot *driver.Slot, value []byte, guar
 		return p.acquire(ctx)
 	case revision == guard.Revision && revision != 0:
 		return p.swap(ctx, guard.Revision)
-	case guard.Own:
-		there, err := s.read(ctx, slot)
-		if err != nil {
-			return err
-		}
-		return p.refuse(ctx, there)
 	}
-	return p.replace(ctx, guard.Revision)
+	return p.replace(ctx, guard)
 }
 
 // A put is one call of Put.
@@ -78,7 +74,8 @@ type put struct {
 // acquire claims what nobody holds. That nobody holds it and we may not have it
 // means that a session that held it has just ended: a lock delay holds it back.
 func (p *put) acquire(ctx context.Context) error {
-	for start := time.Now(); ; {
+	start, pause := time.Now(), delayPause
+	for {
 		done, err := p.write(ctx, func(client *api.Client, options *api.WriteOptions) (bool, error) {
 			done, _, err := client.KV().Acquire(p.pair, options)
 			return done, err
@@ -102,9 +99,10 @@ func (p *put) acquire(ctx context.Context) error {
 		case time.Since(start) > writeTimeout:
 			return fmt.Errorf("%w: nobody holds the name, and the lock delay of who held it is not over", naming.ErrUnavailable)
 		}
-		if err := driver.Pause(ctx, delayPause); err != nil {
+		if err := driver.Pause(ctx, pause); err != nil {
 			return fmt.Errorf("%w: nobody holds the name, and the lock delay of who held it is not over", naming.ErrUnavailable)
 		}
+		pause = min(2*pause, maxDelayPause)
 	}
 }
 
@@ -132,17 +130,24 @@ func (p *put) swap(ctx context.Context, revision naming.Revision) error {
 }
 
 // replace takes the place of exactly this revision, which this lease does not
-// hold.
-func (p *put) replace(ctx context.Context, revision naming.Revision) error {
+// hold as far as it knows. It may all the same: an acquire of ours that landed
+// late has written over what came after it, or the restore of a snapshot has
+// given back what was there before.
+func (p *put) replace(ctx context.Context, guard driver.Guard) error {
 	// Looked at before, because to delete what is not there succeeds.
 	there, err := p.read(ctx, p.slot)
 	switch {
 	case err != nil:
 		return err
-	case there == nil || naming.Revision(there.ModifyIndex) != revision:
+	case there == nil || naming.Revision(there.ModifyIndex) != guard.Revision:
+		return p.refuse(ctx, there)
+	case p.holds(there):
+		p.slot.Hold(guard.Revision, there.Value)
+		return p.swap(ctx, guard.Revision)
+	case guard.Own:
 		return p.refuse(ctx, there)
 	}
-	done, err := p.write(ctx, deletion(p.pair.Key, revision))
+	done, err := p.write(ctx, deletion(p.pair.Key, guard.Revision))
 	if err != nil {
 		return err
 	}

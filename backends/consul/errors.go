@@ -30,8 +30,8 @@ func translate(err error) error {
 	if status, ok := errors.AsType[api.StatusError](err); ok {
 		return fmt.Errorf("%w: %s", kindOf(status), message(status))
 	}
-	if driver.IsCertificateAlert(err) {
-		return fmt.Errorf("%w: the server does not accept the certificate: %w", naming.ErrUnauthenticated, unwrapURL(err))
+	if refused := driver.RefusedCertificate(unwrapURL(err)); refused != nil {
+		return refused
 	}
 	if definite(err) {
 		return fmt.Errorf("%w: %w", naming.ErrUnavailable, unwrapURL(err))
@@ -80,13 +80,12 @@ func message(status api.StatusError) string {
 	if len(body) > 300 {
 		body = body[:300] + "…"
 	}
-	switch kind := kindOf(status); {
+	kind := kindOf(status)
+	switch {
 	case errors.Is(kind, naming.ErrUnauthenticated):
 		return "the server does not know the token"
 	case errors.Is(kind, naming.ErrLeaseLost):
 		return "the server does not know the session any more"
-	}
-	switch {
 	case status.Code == http.StatusUnauthorized:
 		return "the server's ACLs are off, so anybody may take any name: set acl.enabled and acl.default_policy = \"deny\""
 	case strings.Contains(body, "Missing node registration"):

@@ -146,6 +146,6 @@ func (s *session) Renew(ctx context.Context, left time.Duration) (deadline time.
 	return start.Add(min(s.ttl, granted)), nil
 }
 
-// End implements driver.Session. The names go first: what ends with a session is
-// held back by its lock delay.
+// End implements driver.Session. The names go with the session, and are held back
+// for its lock delay.
 func (s *session) End(ctx context.Context) error { return s.b.destroy(ctx, s.id) }

@@ -28,6 +28,13 @@ type servers struct {
 	current   atomic.Int64
 }
 
+// maxConns is how many connections to one address are made at once. Without a
+// limit a thousand watches that ask again at once make a thousand of them before
+// the first one is there to be shared. Of HTTP/2 one that is full counts no more.
+const maxConns = 16
+
+var errNoHTTP2 = fmt.Errorf("%w: the server does not speak HTTP/2, over which a thousand watches share a few connections: is there something between that does not?", naming.ErrUnavailable)
+
 // Times of connections. One that hangs is closed after sendPing + pingTimeout,
 // whoever waits on it.
 const (
@@ -44,13 +51,24 @@ func newServers(s *settings) (*servers, error) {
 		DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			own := s.tls()
 			own.NextProtos = []string{"h2", "http/1.1"}
-			return (&tls.Dialer{NetDialer: dialer, Config: own}).DialContext(ctx, network, address)
+			conn, err := (&tls.Dialer{NetDialer: dialer, Config: own}).DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			if secure, ok := conn.(*tls.Conn); ok && secure.ConnectionState().NegotiatedProtocol != "h2" {
+				_ = conn.Close() // nothing was sent on it
+				return nil, errNoHTTP2
+			}
+			return conn, nil
 		},
 		// HTTP/2, because a server takes 200 connections of one host
 		// (http_max_conns_per_client), and each watch is a request that waits.
 		ForceAttemptHTTP2: true,
 		HTTP2:             &http.HTTP2Config{SendPingTimeout: sendPing, PingTimeout: pingTimeout},
 		IdleConnTimeout:   90 * time.Second,
+	}
+	if s.tls != nil { // without TLS there is no HTTP/2
+		transport.MaxConnsPerHost = maxConns
 	}
 	all := &servers{transport: transport}
 	client := &http.Client{

@@ -59,8 +59,8 @@ type answer struct {
 }
 
 // follow reads what is there, and then waits for each next state, until something
-// breaks. It reads anew after every break, and when the index falls: only so a
-// restored snapshot is seen.
+// breaks. It reads anew after every break, and when the index falls or stays:
+// only so a restored snapshot is seen.
 func (q query) follow(ctx context.Context, t *driver.Teller) error {
 	post, err := q.backend.hub.join(ctx)
 	if err != nil {
@@ -73,7 +73,9 @@ func (q query) follow(ctx context.Context, t *driver.Teller) error {
 		switch {
 		case err != nil || t.Stopped():
 			return err
-		case a.index < index:
+		case index != 0 && a.index <= index:
+			// Nothing new for queryWait; or a restored snapshot, at which waiting queries
+			// are sent home with what they knew. They would wait for a higher index.
 			index = 0
 			continue
 		}
@@ -195,8 +197,14 @@ func (q query) get(client *api.Client, options *api.QueryOptions) (answer, error
 func (q query) list(client *api.Client, options *api.QueryOptions) (answer, error) {
 	probe := *options
 	probe.WaitIndex, probe.WaitTime = 0, 0
-	if _, _, err := read(client, q.key+"-", (&probe).WithContext(options.Context())); err != nil {
+	_, now, err := read(client, q.key+"-", (&probe).WithContext(options.Context()))
+	if err != nil {
 		return answer{}, err
+	}
+	if now < options.WaitIndex {
+		// The index of all keys has fallen: a snapshot was restored while no query was
+		// waiting.
+		options.WaitIndex, options.WaitTime = 0, 0
 	}
 	pairs, meta, err := client.KV().List(q.key, options)
 	switch {

@@ -27,8 +27,10 @@ type Backend struct {
 	log      zerolog.Logger
 	rules    rules
 	guard    *guard           // nil with a Client of the user's own
-	client   *clientv3.Client // for its connection; its retries and its watcher are not used
+	client   *clientv3.Client // for its connection; its retries, its logins and its watcher are not used
+	login    *login           // nil: users are known by certificate
 
+	auth    pb.AuthClient
 	kv      pb.KVClient
 	leasing pb.LeaseClient
 	watch   pb.WatchClient
@@ -73,7 +75,7 @@ const (
 // It does not fail because servers are away: a process that starts during an
 // outage works once it is over, and its calls give ErrUnavailable until then.
 // Nothing is sent to a server before it was examined, at whatever time it comes
-// back.
+// back; of the password the package's documentation tells more.
 //
 // With Config.Client one server must answer, or Open gives ErrUnavailable.
 func Open(ctx context.Context, cfg Config) (*Backend, error) {
@@ -81,13 +83,14 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Backend{
-		settings: s, log: s.Logger, life: driver.NewLife(ctx, driverName, s.Logger),
-		rules: rules{
-			acceptVulnerable: s.InsecureAcceptVulnerableServer,
-			acceptPlaintext:  s.InsecureDevelopmentOnly, acceptNoAuth: s.InsecureDevelopmentOnly,
-		},
-	}
+	return open(ctx, s, rules{
+		acceptVulnerable: s.InsecureAcceptVulnerableServer,
+		acceptPlaintext:  s.InsecureDevelopmentOnly, acceptNoAuth: s.InsecureDevelopmentOnly,
+	})
+}
+
+func open(ctx context.Context, s *settings, r rules) (*Backend, error) {
+	b := &Backend{settings: s, log: s.Logger, life: driver.NewLife(ctx, driverName, s.Logger), rules: r}
 	if s.InsecureDevelopmentOnly {
 		b.log.Warn().Bool("alarm", true).Msg("InsecureDevelopmentOnly: servers without TLS and without access control are accepted: anybody may take any name")
 	}
@@ -108,7 +111,8 @@ func Open(ctx context.Context, cfg Config) (*Backend, error) {
 
 func (b *Backend) connect() error {
 	if b.client = b.settings.Client; b.client == nil {
-		b.guard = &guard{tls: b.settings.tls, rules: b.rules, log: b.log, links: links{several: len(b.settings.hosts) > 1}, hosts: len(b.settings.hosts), refused: map[string]error{}}
+		b.login = newLogin(b)
+		b.guard = &guard{tls: b.settings.tls, rules: b.rules, log: b.log, login: b.login, links: links{several: len(b.settings.hosts) > 1}, hosts: len(b.settings.hosts), refused: map[string]error{}}
 		var err error
 		b.client, err = clientv3.New(clientv3.Config{
 			Context:   b.life.Context(),
@@ -135,8 +139,8 @@ func (b *Backend) connect() error {
 			return fmt.Errorf("%w: %w", naming.ErrInsecureConfig, err)
 		}
 	}
-	conn := b.client.ActiveConnection()
-	b.kv, b.leasing, b.watch = pb.NewKVClient(conn), pb.NewLeaseClient(conn), pb.NewWatchClient(conn)
+	conn := b.login.over(b.client.ActiveConnection())
+	b.auth, b.kv, b.leasing, b.watch = pb.NewAuthClient(conn), pb.NewKVClient(conn), pb.NewLeaseClient(conn), pb.NewWatchClient(conn)
 	b.hub.backend = b
 	return nil
 }
@@ -192,9 +196,9 @@ func entry(name naming.Name, kv *mvccpb.KeyValue) naming.Entry {
 	return naming.Entry{Name: name, Value: kv.Value, Revision: naming.Revision(kv.ModRevision), Held: kv.Lease != 0}
 }
 
-// WhoAmI implements naming.Identifier: the common name of the certificate, once
-// the server has confirmed that it takes us for that user. Where access control
-// is off there is nobody to confirm it.
+// WhoAmI implements naming.Identifier: Config.User or the common name of the
+// certificate, once the server has confirmed that it takes us for that user. Where
+// access control is off there is nobody to confirm it.
 func (b *Backend) WhoAmI(ctx context.Context) (string, error) {
 	const op = "whoami"
 	who, err := b.settings.principal()
@@ -206,11 +210,11 @@ func (b *Backend) WhoAmI(ctx context.Context) (string, error) {
 	}
 	err = b.ask(ctx, whoTimeout, grantTry, func(ctx context.Context) error {
 		// Everybody may ask for himself, and nobody but root for somebody else.
-		_, err := pb.NewAuthClient(b.client.ActiveConnection()).UserGet(ctx, &pb.AuthUserGetRequest{Name: who}, callOptions...)
+		_, err := b.auth.UserGet(ctx, &pb.AuthUserGetRequest{Name: who}, callOptions...)
 		return err
 	})
 	switch {
-	case errors.Is(err, naming.ErrUnauthenticated):
+	case errors.Is(err, naming.ErrUnauthenticated) && b.login == nil:
 		err = fmt.Errorf("%w (etcdctl user add %s --no-password)", err, who)
 	case errors.Is(err, naming.ErrDenied):
 		err = fmt.Errorf("%w: the server takes us for somebody else than %q", naming.ErrUnauthenticated, who)

@@ -4,14 +4,13 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"net/url"
-	"slices"
-	"strconv"
 	"time"
 
 	"github.com/rs/zerolog"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"github.com/seed-6593ebad/skywarden/internal/driver"
+	"github.com/seed-6593ebad/skywarden/internal/secretfile"
 	"github.com/seed-6593ebad/skywarden/internal/tlsfile"
 	"github.com/seed-6593ebad/skywarden/naming"
 )
@@ -28,6 +27,19 @@ type Config struct {
 	// verify the server, and means TLS 1.3 unless its MinVersion says 1.2. It is
 	// copied.
 	TLSConfig *tls.Config
+
+	// User is the etcd user where there are no client certificates: then TLS names
+	// nothing but the servers' CA, and exactly one of PasswordFile and Password is
+	// required. A certificate beside it is refused, because it is the token that
+	// counts for the server. See the package's documentation for when not to.
+	User string
+	// PasswordFile holds the password of User, on one line. On Unix nobody but the
+	// file's owner may have any access to it. On Windows permissions are not looked
+	// at. It is followed when it changes: write the new password there first, then
+	// tell the server, within the TTL of the leases.
+	PasswordFile string
+	// Password is the password itself, instead of PasswordFile. It stays as it is.
+	Password Secret
 
 	// Client is used instead of Endpoints and TLS, for everything that this Config
 	// has no field for. It is not closed. It must use TLS. Its servers are
@@ -62,7 +74,7 @@ type Config struct {
 }
 
 // TLS names PEM files. CertFile and CAFile are required, and exactly one of
-// KeyFile and Key. See Config.TLS.
+// KeyFile and Key; with Config.User only CAFile is. See Config.TLS.
 type TLS struct {
 	// CertFile is the client's certificate, followed by intermediate ones if any.
 	CertFile string
@@ -85,10 +97,10 @@ type TLS struct {
 
 // A Secret is a text that is printed as "[redacted]" everywhere: by fmt with
 // every verb, in JSON and by loggers. The zero Secret is none.
-type Secret = tlsfile.Secret
+type Secret = secretfile.Secret
 
 // NewSecret hides text. An empty text is no Secret: the zero one.
-func NewSecret(text string) Secret { return tlsfile.NewSecret(text) }
+func NewSecret(text string) Secret { return secretfile.NewSecret(text) }
 
 // MinTTL is the shortest lease there is; the server's own minimum is 2 s. There
 // is no longest one.
@@ -110,6 +122,7 @@ type settings struct {
 	hosts     []string           // HOST:PORT of each endpoint
 	tls       func() *tls.Config // for each connection; nil: plaintext, or Client
 	principal func() (string, error)
+	password  func() Secret // nil: users are known by certificate
 }
 
 // check reports all problems of the Config, joined. It reads the files.
@@ -136,6 +149,7 @@ func (c Config) check() (*settings, error) {
 	if s.ReauthorizeEvery < 0 || s.ReauthorizeEvery > maxReauthorize {
 		bad(fmt.Errorf("ReauthorizeEvery is %v: more than 0 and %v at most", c.ReauthorizeEvery, maxReauthorize))
 	}
+	bad(s.usePassword())
 	if c.Client != nil {
 		bad(s.useClient())
 	} else {
@@ -147,8 +161,41 @@ func (c Config) check() (*settings, error) {
 	return s, nil
 }
 
+// usePassword is for a Config with a User.
+func (s *settings) usePassword() error {
+	given := s.PasswordFile != "" || s.Password != (Secret{})
+	switch {
+	case s.User == "" && given:
+		return errors.New("a password is given and no User: give the name of the etcd user, too")
+	case s.User == "":
+		return nil
+	case !given:
+		return fmt.Errorf("no password of the User %q: give PasswordFile, or Password", s.User)
+	case s.PasswordFile != "" && s.Password != (Secret{}):
+		return errors.New("both PasswordFile and Password are given: give one")
+	case s.Password != (Secret{}):
+		s.password = func() Secret { return s.Password }
+		return nil
+	}
+	source, err := secretfile.Open("password", s.PasswordFile, func(err error) {
+		if err != nil {
+			s.Logger.Error().Err(err).Msg("the changed file of the password cannot be used: the password before stays in use")
+			return
+		}
+		s.Logger.Info().Msg("the file of the password can be used again")
+	})
+	if err != nil {
+		return err
+	}
+	s.password = source.Get
+	return nil
+}
+
 func (s *settings) useClient() error {
 	var problems []error
+	if s.User != "" {
+		problems = append(problems, errors.New("field Client logs in by itself: give no User beside it"))
+	}
 	if len(s.Endpoints) > 0 || s.TLS != (TLS{}) || s.TLSConfig != nil {
 		problems = append(problems, errors.New("field Client has its own endpoints and TLS: give no Endpoints, TLS and TLSConfig beside it"))
 	}
@@ -165,30 +212,21 @@ func (s *settings) useClient() error {
 
 func (s *settings) useEndpoints() error {
 	var problems []error
-	if len(s.Endpoints) == 0 {
-		problems = append(problems, errors.New("no Endpoints: give at least one, such as https://10.0.0.1:2379"))
+	hosts, plain, err := driver.Endpoints("Endpoints", "https://10.0.0.1:2379", s.Endpoints, s.InsecureDevelopmentOnly)
+	if err != nil {
+		problems = append(problems, err)
 	}
-	var plain, secure bool
-	for _, endpoint := range s.Endpoints {
-		host, scheme, err := parseEndpoint(endpoint)
-		switch {
-		case err != nil:
-			problems = append(problems, err)
-		case slices.Contains(s.hosts, host):
-			problems = append(problems, fmt.Errorf("endpoint %q is there twice", endpoint))
-		case scheme == "http" && !s.InsecureDevelopmentOnly:
-			problems = append(problems, fmt.Errorf("endpoint %q: %w: without TLS everybody on the way reads and changes what is said: use https", endpoint, naming.ErrInsecureConfig))
-		}
-		s.hosts = append(s.hosts, host)
-		plain, secure = plain || scheme == "http", secure || scheme == "https"
-	}
-	if plain && secure {
-		problems = append(problems, errors.New("some Endpoints are http and some https: make all of them https"))
-	}
-	if s.Principal != "" && !plain {
+	s.hosts = hosts
+	switch {
+	case s.Principal != "" && s.User != "":
+		problems = append(problems, errors.New("a Principal is given, but the User says who we are: leave it out"))
+	case s.Principal != "" && !plain:
 		problems = append(problems, errors.New("a Principal is given, but the certificate says who we are: leave it out"))
 	}
 	if plain {
+		if s.User != "" {
+			problems = append(problems, fmt.Errorf("a User is given: %w: without TLS everybody on the way reads the password: make the Endpoints https", naming.ErrInsecureConfig))
+		}
 		if s.TLS != (TLS{}) || s.TLSConfig != nil {
 			problems = append(problems, errors.New("TLS is given for Endpoints that do not use it: make them https"))
 		}
@@ -213,7 +251,14 @@ func (s *settings) useTLS() error {
 		}
 		return s.useTLSConfig()
 	}
-	source, err := tlsfile.Open(tlsfile.Config(s.TLS), func(err error) {
+	open := tlsfile.Open
+	if s.User != "" {
+		if s.TLS.CertFile != "" || s.TLS.KeyFile != "" || s.TLS.Key != (Secret{}) {
+			return errCertificateAndUser
+		}
+		open = tlsfile.OpenCA
+	}
+	source, err := open(tlsfile.Config(s.TLS), func(err error) {
 		if err != nil {
 			s.Logger.Error().Err(err).Msg("changed TLS files cannot be used: the ones before stay in use")
 			return
@@ -224,24 +269,31 @@ func (s *settings) useTLS() error {
 		return err
 	}
 	s.tls = source.Client
+	if s.User != "" {
+		s.principal = func() (string, error) { return s.User, nil }
+		return nil
+	}
 	s.principal = func() (string, error) { return commonName(source.CommonName()) }
 	_, err = s.principal()
 	return err
 }
 
+var errCertificateAndUser = errors.New("both a client certificate and a User are given, and each says who we are: give one")
+
 func (s *settings) useTLSConfig() error {
-	own := s.TLSConfig.Clone()
 	var problems []error
-	if own.InsecureSkipVerify {
-		problems = append(problems, fmt.Errorf("TLSConfig.InsecureSkipVerify: %w: anybody could pass for the server: give RootCAs instead", naming.ErrInsecureConfig))
-	}
-	switch {
-	case own.MinVersion == 0:
-		own.MinVersion = tls.VersionTLS13
-	case own.MinVersion < tls.VersionTLS12:
-		problems = append(problems, fmt.Errorf("TLSConfig.MinVersion: %w: TLS 1.2 at least, better 1.3", naming.ErrInsecureConfig))
+	own, err := driver.OwnTLS(s.TLSConfig)
+	if err != nil {
+		problems = append(problems, err)
 	}
 	s.tls = own.Clone
+	if s.User != "" {
+		if own.GetClientCertificate != nil || len(own.Certificates) > 0 {
+			problems = append(problems, errCertificateAndUser)
+		}
+		s.principal = func() (string, error) { return s.User, nil }
+		return errors.Join(problems...)
+	}
 	s.principal = func() (string, error) {
 		cert, err := clientCertificate(own)
 		if err != nil {
@@ -260,16 +312,4 @@ func commonName(name string) (string, error) {
 		return "", fmt.Errorf("the client certificate has no common name, and that is what etcd takes for the user: %w", naming.ErrUnauthenticated)
 	}
 	return name, nil
-}
-
-// parseEndpoint gives HOST:PORT and the scheme, http or https.
-func parseEndpoint(endpoint string) (host, scheme string, err error) {
-	u, err := url.Parse(endpoint)
-	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || endpoint != u.Scheme+"://"+u.Host {
-		return "", "", fmt.Errorf("endpoint %q is not https://HOST:PORT", endpoint)
-	}
-	if port, err := strconv.ParseUint(u.Port(), 10, 16); err != nil || port == 0 {
-		return "", "", fmt.Errorf("endpoint %q has no port from 1 to 65535", endpoint)
-	}
-	return u.Host, u.Scheme, nil
 }

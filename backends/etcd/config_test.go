@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -24,6 +25,11 @@ func TestConfig(t *testing.T) {
 	nobodyCert, nobodyKey := ca.Client(t, "").WriteFiles(t, dir, "nobody")
 	own := &tls.Config{RootCAs: ca.Pool(), Certificates: []tls.Certificate{ca.Client(t, "bob").TLS()}}
 	one := []string{"https://10.0.0.1:2379"}
+	caOnly := TLS{CAFile: files.CAFile}
+	passwordFile := filepath.Join(dir, "password")
+	if err := os.WriteFile(passwordFile, []byte("hunter2\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 
 	tests := []struct {
 		name string
@@ -35,6 +41,53 @@ func TestConfig(t *testing.T) {
 		{"files", Config{Endpoints: one, TLS: files}, "alice", "", nil},
 		{"own tls.Config", Config{Endpoints: []string{"https://a:1", "https://[fd00::1]:2"}, TLSConfig: own, Root: "/x/"}, "bob", "", nil},
 		{"development", Config{Endpoints: []string{"http://127.0.0.1:2379"}, InsecureDevelopmentOnly: true}, "development", "", nil},
+		{"password file", Config{Endpoints: one, TLS: caOnly, User: "dave", PasswordFile: passwordFile}, "dave", "", nil},
+		{"password", Config{Endpoints: one, TLSConfig: &tls.Config{RootCAs: ca.Pool()}, User: "dave", Password: NewSecret("hunter2")}, "dave", "", nil},
+		{"a user without a password", Config{Endpoints: one, TLS: caOnly, User: "dave"}, "", `etcd: no password of the User "dave": give PasswordFile, or Password`, nil},
+		{
+			"a password without a user",
+			Config{Endpoints: one, TLS: files, Password: NewSecret("hunter2")},
+			"",
+			"etcd: a password is given and no User: give the name of the etcd user, too", nil,
+		},
+		{
+			"two passwords, and a principal",
+			Config{Endpoints: one, TLS: caOnly, User: "dave", Password: NewSecret("hunter2"), PasswordFile: passwordFile, Principal: "x"},
+			"",
+			"etcd: both PasswordFile and Password are given: give one\n" +
+				"a Principal is given, but the User says who we are: leave it out", nil,
+		},
+		{
+			"a password file that is not there",
+			Config{Endpoints: one, TLS: TLS{CAFile: filepath.Join(dir, "x")}, User: "dave", PasswordFile: dir},
+			"",
+			`etcd: password "DIR" is not a regular file: insecure configuration
+CA "DIR/x" cannot be opened: no such file or directory`, naming.ErrInsecureConfig,
+		},
+		{
+			"a certificate and a password",
+			Config{Endpoints: one, TLS: files, User: "dave", PasswordFile: passwordFile},
+			"",
+			"etcd: both a client certificate and a User are given, and each says who we are: give one", nil,
+		},
+		{
+			"own tls.Config with a certificate, and a password",
+			Config{Endpoints: one, TLSConfig: own, User: "dave", PasswordFile: passwordFile},
+			"",
+			"etcd: both a client certificate and a User are given, and each says who we are: give one", nil,
+		},
+		{
+			"a password over plaintext",
+			Config{Endpoints: []string{"http://127.0.0.1:2379"}, InsecureDevelopmentOnly: true, User: "dave", PasswordFile: passwordFile},
+			"",
+			"etcd: a User is given: insecure configuration: without TLS everybody on the way reads the password: make the Endpoints https", naming.ErrInsecureConfig,
+		},
+		{
+			"client and password",
+			Config{Client: &clientv3.Client{Username: "carol"}, User: "dave", PasswordFile: passwordFile},
+			"",
+			"etcd: field Client logs in by itself: give no User beside it", nil,
+		},
 		{"nothing", Config{}, "", "etcd: no Endpoints: give at least one, such as https://10.0.0.1:2379\n" +
 			"client certificate: no file is given\nprivate key: no file is given\nCA: no file is given", nil},
 		{"everything wrong", Config{

@@ -1,6 +1,8 @@
 // Package etcd is the driver for etcd: a naming.Backend on a cluster whose
 // access control says who may take which name. It is for names only: it stores
-// nothing else, keeps no configuration, and cannot administer the server.
+// nothing else, and keeps no configuration. What its administrator has to do on
+// the server is done by an Admin, or written into files by Render; a Backend
+// changes nothing of it.
 //
 //	b, err := etcd.Open(ctx, etcd.Config{
 //		Endpoints: []string{"https://10.0.0.1:2379", "https://10.0.0.2:2379", "https://10.0.0.3:2379"},
@@ -22,18 +24,52 @@
 // /skywarden/names/game/. A principal is an etcd user without a password, known by
 // the common name of its client certificate:
 //
-//	etcdctl role add names-read
-//	etcdctl role grant-permission names-read read /skywarden/names/ --prefix=true
-//	etcdctl role add own-game
-//	etcdctl role grant-permission own-game readwrite /skywarden/names/game/ --prefix=true
+//	etcdctl role add skywarden:game
+//	etcdctl role grant-permission skywarden:game readwrite /skywarden/names/game/ --prefix=true
+//	etcdctl role grant-permission skywarden:game read /skywarden/names/ --prefix=true
 //	etcdctl user add game --no-password
-//	etcdctl user grant-role game names-read
-//	etcdctl user grant-role game own-game
+//	etcdctl user grant-role game skywarden:game
 //	etcdctl auth enable
+//
+// Where there are no client certificates: see Passwords.
 //
 // A prefix always ends in a slash, or the owner of bank owns bank2 too. To write
 // without the right to read is of no use: a claim has to look whether the name is
-// free. A process that only claims needs no names-read.
+// free. A process that looks nothing up needs no more than that.
+//
+// # Passwords
+//
+// Config.User with a password is for those who have no client certificates:
+//
+//	etcd.Config{
+//		Endpoints:    []string{"https://10.0.0.1:2379"},
+//		TLS:          etcd.TLS{CAFile: "ca.pem"},
+//		User:         "game",
+//		PasswordFile: "game-password",
+//	}
+//
+// The server runs without --client-cert-auth and --trusted-ca-file, which demand a
+// certificate of everybody, and without --no-password for the user. A server is
+// verified by TLS before anything is said to it, and the password is not said to
+// one whose access control is off. Whether its version is safe it tells only to
+// users: it learns the password, or rather the token, before it is examined, and
+// nothing else.
+//
+// Certificates are better, because
+//
+//   - a login costs the server some 80 ms of a core (bcrypt). The driver logs in
+//     once and again when the server refuses the token, one login at a time, and
+//     after failures later and later. But a server that restarts has forgotten the
+//     tokens of all clients: with 60 of them a core is busy for a TTL of 5 s, and
+//     leases are lost. Give such clients certificates, or longer TTLs;
+//   - whoever reads the password somewhere is the user, from everywhere, until it
+//     is changed: a certificate expires;
+//   - with --auth-token=jwt each change of any user or role makes all tokens void.
+//
+// A password that was changed on the server, or a user that was deleted, refuses
+// writes at once (ErrUnauthenticated), ends leases within their TTL and watches
+// within 60 s. To change a password without that, write it into the file first,
+// and tell the server within the TTL. The driver looks at the file at each login.
 //
 // # What it promises
 //
@@ -59,5 +95,8 @@
 // its text, because the server that is meant cannot be reached; Open gives it at
 // once. A server that refuses our certificate is ErrUnauthenticated, and so is,
 // in Open and WhoAmI, a user that the server does not know; afterwards etcd
-// answers for such a user what it answers for one without rights: ErrDenied.
+// answers for such a user what it answers for one without rights: ErrDenied. With
+// passwords a user or a password that the server does not accept is always
+// ErrUnauthenticated; a claim says so after 3 s, because until then a new password
+// may turn up in the file.
 package etcd

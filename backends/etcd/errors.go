@@ -91,6 +91,12 @@ const (
 
 // judge says what is known of a write that reached a server and gave err.
 func judge(err error) outcome {
+	if e, notSent := errors.AsType[*loginError](err); notSent {
+		if errors.Is(e, naming.ErrUnavailable) {
+			return repeat
+		}
+		return refused
+	}
 	// All three are said before the write is proposed.
 	if isEtcd(err, rpctypes.ErrNoLeader) || isEtcd(err, rpctypes.ErrTooManyRequests) || isEtcd(err, rpctypes.ErrAuthOldRevision) {
 		return repeat

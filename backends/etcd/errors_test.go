@@ -47,6 +47,8 @@ func TestErrors(t *testing.T) {
 		{context.DeadlineExceeded, naming.ErrUnavailable, ambiguous},
 		{context.Canceled, naming.ErrUnavailable, ambiguous},
 		{errors.New("whatever"), naming.ErrUnavailable, ambiguous},
+		{&loginError{naming.ErrUnavailable}, naming.ErrUnavailable, repeat},
+		{&loginError{naming.ErrUnauthenticated}, naming.ErrUnauthenticated, refused},
 	}
 	for _, test := range tests {
 		got := translate(test.err)

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/peer"
 
+	"github.com/seed-6593ebad/skywarden/internal/driver"
 	"github.com/seed-6593ebad/skywarden/naming"
 )
 
@@ -27,7 +28,8 @@ import (
 // with the certificates as they are at that moment, and lets nobody use the
 // connection before the server behind it has said that its version is safe and
 // its access control on. So nothing is ever sent to a server that was not
-// examined, also when one is replaced while this process runs.
+// examined, also when one is replaced while this process runs. For a password see
+// login.examine.
 //
 // It is gRPC's transport credentials.
 type guard struct {
@@ -35,6 +37,7 @@ type guard struct {
 	rules rules
 	log   zerolog.Logger
 	links links
+	login *login // nil: users are known by certificate
 
 	hosts   int // how many endpoints there are
 	mu      sync.Mutex
@@ -89,8 +92,12 @@ func (g *guard) examine(ctx context.Context, addr, authority string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
-	err = g.rules.check(ctx, conn)
+	defer g.login.close(conn)
+	if g.login == nil {
+		err = g.rules.check(ctx, conn)
+	} else {
+		err = g.login.examine(ctx, g.rules, conn)
+	}
 	if reason := probe.reason(); err != nil && reason != nil {
 		return reason
 	}
@@ -122,10 +129,12 @@ func (r rules) check(ctx context.Context, conn grpc.ClientConnInterface, opts ..
 		return translate(err)
 	}
 	if !auth.Enabled {
-		return fmt.Errorf("%w: the server's access control is off, so anybody may take any name: give it users and roles, then etcdctl auth enable", naming.ErrInsecureConfig)
+		return errNoAuth
 	}
 	return nil
 }
+
+var errNoAuth = fmt.Errorf("%w: the server's access control is off, so anybody may take any name: give it users and roles, then etcdctl auth enable", naming.ErrInsecureConfig)
 
 // note remembers why an endpoint cannot be used, and says so when the reason
 // changes.
@@ -167,8 +176,9 @@ func refusal(err error) error {
 		return fmt.Errorf("%w: no answer in time", naming.ErrUnavailable)
 	case naming.Code(err) != "internal":
 		return err
-	case isAlert(err):
-		return fmt.Errorf("%w: the server does not accept the certificate: %w", naming.ErrUnauthenticated, err)
+	}
+	if refused := driver.RefusedCertificate(err); refused != nil {
+		return refused
 	}
 	return fmt.Errorf("%w: %w", naming.ErrUnavailable, err)
 }
@@ -188,35 +198,7 @@ func definite(err error) bool {
 	case errors.As(err, &verification), errors.As(err, &plaintext):
 		return true
 	}
-	return isAlert(err) || isRemote(err)
-}
-
-// isRemote says whether err is an alert that the other side sent.
-func isRemote(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "remote error"
-}
-
-// isAlert says whether err is an alert by which a server refuses a client's
-// certificate. The type of alerts is not exported by crypto/tls; their texts
-// are.
-func isAlert(err error) bool {
-	var op *net.OpError
-	if !errors.As(err, &op) || op.Op != "remote error" {
-		return false
-	}
-	return slices.Contains(certificateAlerts, op.Err.Error())
-}
-
-var certificateAlerts = []string{ // RFC 8446, section 6.2
-	tls.AlertError(42).Error(),  // bad_certificate
-	tls.AlertError(43).Error(),  // unsupported_certificate
-	tls.AlertError(44).Error(),  // certificate_revoked
-	tls.AlertError(45).Error(),  // certificate_expired
-	tls.AlertError(46).Error(),  // certificate_unknown
-	tls.AlertError(48).Error(),  // unknown_ca
-	tls.AlertError(49).Error(),  // access_denied
-	tls.AlertError(116).Error(), // certificate_required
+	return driver.IsRemoteAlert(err)
 }
 
 // Info implements credentials.TransportCredentials.
@@ -289,7 +271,7 @@ type probeConn struct {
 
 func (c *probeConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	if err != nil && isRemote(err) {
+	if err != nil && driver.IsRemoteAlert(err) {
 		c.probe.keep(err)
 	}
 	return n, err

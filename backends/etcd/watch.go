@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"iter"
+	"math/rand/v2"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -20,8 +21,13 @@ func (b *Backend) Watch(ctx context.Context, scope naming.Scope) iter.Seq2[namin
 	key, end := b.settings.keys.scope(scope)
 	return b.life.Watch(ctx, scope, func(ctx context.Context, t *driver.Teller) error {
 		err := b.follow(ctx, t, key, end)
-		if errors.Is(err, errCompacted) {
+		switch {
+		case errors.Is(err, errCompacted):
 			return nil // not an outage: the difference follows
+		case errors.Is(err, errNewToken):
+			// No outage either, but it must not be asked for in a tight loop.
+			_ = driver.Pause(ctx, driver.RetryPause+rand.N(2*driver.RetryPause)) //nolint:gosec // spreads load
+			return nil
 		}
 		return err
 	})

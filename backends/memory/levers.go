@@ -49,6 +49,16 @@ func (l Levers) Cut(b *Backend) { l.set(func() { b.cut = true }) }
 // Heal ends Cut.
 func (l Levers) Heal(b *Backend) { l.set(func() { b.cut = false }) }
 
+// Crash takes b from the server as the death of its process does: the server is
+// told nothing, so b's leases live until their TTL has passed. Calls and watches
+// of b end with ErrClosed, and b is still to be closed.
+func (l Levers) Crash(b *Backend) {
+	l.set(func() {
+		b.closed = true
+		b.leases = nil // or Close would end them
+	})
+}
+
 // ExpireLeases ends all leases that b opened, now, as when their TTL had
 // passed, and says how many there were. b notices as soon as it can reach the
 // server.

@@ -529,3 +529,48 @@ func TestLeversPutAndDelete(t *testing.T) {
 		w.want("delete a")
 	})
 }
+
+// TestCrash: the server is told nothing, so the lease lives until its TTL has
+// passed, and the backend is at its end at once, also while the server is away.
+func TestCrash(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s memory.Server
+		b := s.Open()
+		if _, err := lease(t, b, 10*time.Second).Claim(t.Context(), parse(t, "a"), []byte("x"), 0); err != nil {
+			t.Fatal(err)
+		}
+		watched := make(chan error)
+		go func() {
+			var last error
+			for _, err := range b.Watch(t.Context(), naming.All()) {
+				last = err
+			}
+			watched <- last
+		}()
+		time.Sleep(time.Second)
+		s.Levers().Pause()
+		begin := time.Now()
+		s.Levers().Crash(b)
+		if err := <-watched; !errors.Is(err, naming.ErrClosed) {
+			t.Errorf("the watch ended with %v", err)
+		}
+		if _, err := b.Get(t.Context(), parse(t, "a")); !errors.Is(err, naming.ErrClosed) {
+			t.Errorf("get: %v", err)
+		}
+		if err := b.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		if d := time.Since(begin); d != 0 {
+			t.Errorf("took %s", d)
+		}
+		s.Levers().Resume()
+		time.Sleep(8 * time.Second)
+		if got := s.Stats(); got != (memory.Stats{Entries: 1, Leases: 1}) {
+			t.Errorf("within the TTL: %+v", got)
+		}
+		time.Sleep(2 * time.Second)
+		if got := s.Stats(); got != (memory.Stats{}) {
+			t.Errorf("after the TTL: %+v", got)
+		}
+	})
+}

@@ -13,11 +13,17 @@ import (
 
 // configFlag is the flag of every command that needs a name server.
 type configFlag struct {
-	Config string `short:"c" required:"" placeholder:"FILE" env:"SKYWARDEN_CONFIG" help:"The configuration file. See configs/memory.yaml and configs/etcd.yaml."`
+	Config string `short:"c" required:"" placeholder:"FILE" env:"SKYWARDEN_CONFIG" help:"The configuration file. See configs/memory.yaml, configs/etcd.yaml and configs/consul.yaml."`
 }
 
 func (f configFlag) load() (*configs.Config, error) {
 	return configs.Load(f.Config, slices.Sorted(maps.Keys(serviceKinds))...)
+}
+
+// loadForAdmin reads the file for somebody who does not need the node's own
+// credential.
+func (f configFlag) loadForAdmin() (*configs.Config, error) {
+	return configs.LoadForAdmin(f.Config, slices.Sorted(maps.Keys(serviceKinds))...)
 }
 
 // open opens the name server of the file for a command that needs the names of
@@ -30,7 +36,7 @@ func (f configFlag) open(ctx context.Context, c *console) (*configs.Config, nami
 	if cfg.Memory != nil {
 		return nil, nil, hintedError{
 			fmt.Errorf("%s: the memory backend is inside each process: it has no names of other processes to show, and none to hold for them", f.Config),
-			"use a name server that processes share, such as etcd: see configs/etcd.yaml",
+			"use a name server that processes share: see configs/etcd.yaml and configs/consul.yaml",
 		}
 	}
 	backend, err := cfg.OpenBackend(ctx, cfg.Logger(c.err))

@@ -12,14 +12,19 @@ import (
 // A console is where a command writes.
 type console struct {
 	out, err io.Writer
+	terminal bool // out is one
 	colour   bool
 }
 
-// takesColour says whether w is a terminal on which nobody objects to colours
-// (https://no-color.org).
-func takesColour(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(f.Fd()))
+// newConsole looks at what stdout is. It has colours on a terminal on which nobody
+// objects to them (https://no-color.org).
+func newConsole(stdout, stderr io.Writer) *console {
+	f, ok := stdout.(*os.File)
+	terminal := ok && term.IsTerminal(int(f.Fd()))
+	return &console{
+		out: stdout, err: stderr, terminal: terminal,
+		colour: terminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
+	}
 }
 
 func (c *console) printf(format string, args ...any) {
@@ -33,10 +38,11 @@ func (c *console) json(v any) error {
 
 // Colours of SGR escape sequences.
 const (
-	bold  = "1"
-	dim   = "2"
-	red   = "31"
-	green = "32"
+	bold   = "1"
+	dim    = "2"
+	red    = "31"
+	green  = "32"
+	yellow = "33"
 )
 
 func (c *console) paint(colour, s string) string {

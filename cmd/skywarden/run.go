@@ -20,21 +20,26 @@ const (
 	exitUsage    = 2
 	exitNotFound = 3
 	exitDenied   = 4
+	exitPending  = 5
 )
 
 // commandLine is every command and flag, in the order of the help.
 type commandLine struct {
-	Demo    demoCommand    `cmd:"" help:"Show two nodes, a standby and an impostor on the built-in name server. Ends by itself within 10 s."`
-	Node    nodeCommand    `cmd:"" help:"Run a node with the services that a configuration file names, until interrupted."`
-	Ls      lsCommand      `cmd:"" help:"List the names that a name server holds."`
-	Get     getCommand     `cmd:"" help:"Show where a name is answered."`
-	Hold    holdCommand    `cmd:"" help:"Claim a name for a service that is not written with this library, until interrupted."`
-	Version versionCommand `cmd:"" help:"Show the version of this program."`
+	Demo      demoCommand      `cmd:"" help:"Show two nodes, a standby and an impostor on the built-in name server. Ends by itself within 10 s."`
+	Node      nodeCommand      `cmd:"" help:"Run a node with the services that a configuration file names, until interrupted."`
+	Ls        lsCommand        `cmd:"" help:"List the names that a name server holds."`
+	Get       getCommand       `cmd:"" help:"Show where a name is answered."`
+	Watch     watchCommand     `cmd:"" help:"Show names as they are taken and become free, until interrupted."`
+	Hold      holdCommand      `cmd:"" help:"Claim a name for a service that is not written with this library, until interrupted."`
+	Check     checkCommand     `cmd:"" help:"Check a configuration file, the name server, and that it lets this node do what it should, and nothing else."`
+	Provision provisionCommand `cmd:"" help:"Give a name server's access control what the allow-list of a configuration file says."`
+	Render    renderCommand    `cmd:"" help:"Write what provision would do as files, for tools of your own."`
+	Version   versionCommand   `cmd:"" help:"Show the version of this program."`
 }
 
 const description = `Names that only the service that is entitled to them can answer.
 
-Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 denied.`
+Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 denied, 5 changes pending.`
 
 // run executes one command line and gives the exit code. It ends when ctx does.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -59,7 +64,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, usageError{err})
 	}
 	parsed.BindTo(ctx, (*context.Context)(nil))
-	if err := parsed.Run(&console{out: stdout, err: stderr, colour: takesColour(stdout)}); err != nil {
+	if err := parsed.Run(newConsole(stdout, stderr)); err != nil {
 		return fail(stderr, err)
 	}
 	return exitOK
@@ -93,6 +98,9 @@ func exitCode(err error) int {
 	if _, ok := errors.AsType[usageError](err); ok {
 		return exitUsage
 	}
+	if _, ok := errors.AsType[pendingError](err); ok {
+		return exitPending
+	}
 	switch naming.Code(err) {
 	case "ok":
 		return exitOK
@@ -114,7 +122,7 @@ func hintFor(err error) string {
 		return "see skywarden --help"
 	}
 	if _, ok := errors.AsType[*configs.FileError](err); ok {
-		return "configs/memory.yaml and configs/etcd.yaml have every key"
+		return "configs/memory.yaml, configs/etcd.yaml and configs/consul.yaml have every key"
 	}
 	switch naming.Code(err) {
 	case "not_found":
@@ -122,9 +130,9 @@ func hintFor(err error) string {
 	case "taken":
 		return "a standby waits until the name is free: hold --standby, or standby: true in the configuration file"
 	case "unauthenticated":
-		return "the server does not accept the certificate: see backend.etcd.tls in the configuration file"
+		return "the server does not accept our certificate, password or token: see backend in the configuration file; skywarden check says more"
 	case "denied":
-		return "the server's roles do not allow it: see configs/etcd-roles.txt for those that are needed"
+		return "the server's access control does not allow it: skywarden check says what is wrong, skywarden provision mends it"
 	case "name_not_allowed", "address_not_allowed":
 		return "see allow in the configuration file: who may own or look up the name, and from which addresses"
 	case "unavailable":

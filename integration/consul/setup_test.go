@@ -31,8 +31,8 @@ func key(name string) string { return root + "/names/" + strings.ReplaceAll(name
 
 // principal makes a principal on the servers, with its own node, policy and
 // token, and gives the token.
-func principal(t *testing.T, servers *harness.ConsulAccess, who string, rights backendtest.Rights) string {
-	t.Helper()
+func principal(tb testing.TB, servers *harness.ConsulAccess, who string, rights backendtest.Rights) string {
+	tb.Helper()
 	var rules strings.Builder
 	for _, sc := range rights.Claim {
 		if _, only := sc.Name(); only {
@@ -45,28 +45,28 @@ func principal(t *testing.T, servers *harness.ConsulAccess, who string, rights b
 		fmt.Fprintf(&rules, "key_prefix %q { policy = \"read\" }\n", root+"/names/")
 	}
 	if len(rights.Claim) > 0 {
-		servers.Node(t, node(who))
+		servers.Node(tb, node(who))
 		fmt.Fprintf(&rules, "session %q { policy = \"write\" }\n", node(who))
 	}
 	if rules.Len() == 0 {
 		rules.WriteString("key \"elsewhere\" { policy = \"read\" }\n") // a policy may not be empty
 	}
-	servers.Policy(t, node(who), rules.String())
-	return servers.Token(t, node(who))
+	servers.Policy(tb, node(who), rules.String())
+	return servers.Token(tb, node(who))
 }
 
 func node(who string) string { return root + "-" + who }
 
 // rights of the usual principals: alice and bob each own a family and share
 // another, and both read everything; carol may do nothing.
-func rights(t *testing.T, who string) backendtest.Rights {
-	t.Helper()
+func rights(tb testing.TB, who string) backendtest.Rights {
+	tb.Helper()
 	r := backendtest.Rights{Read: []naming.Scope{naming.All()}}
 	switch who {
 	case "alice":
-		r.Claim = []naming.Scope{scope(t, "a."), scope(t, "a"), scope(t, "shared.")}
+		r.Claim = []naming.Scope{scope(tb, "a."), scope(tb, "a"), scope(tb, "shared.")}
 	case "bob":
-		r.Claim = []naming.Scope{scope(t, "b."), scope(t, "shared.")}
+		r.Claim = []naming.Scope{scope(tb, "b."), scope(tb, "shared.")}
 	default:
 		return backendtest.Rights{}
 	}
@@ -85,14 +85,14 @@ func config(t *testing.T, servers *harness.ConsulAccess, who string) consul.Conf
 	return configWith(t, servers, who, principal(t, servers, who, rights(t, who)))
 }
 
-func configWith(t *testing.T, servers *harness.ConsulAccess, who, token string) consul.Config {
-	t.Helper()
+func configWith(tb testing.TB, servers *harness.ConsulAccess, who, token string) consul.Config {
+	tb.Helper()
 	return consul.Config{
 		Addresses: servers.Addresses(),
-		TLS:       consul.TLS{CAFile: servers.CAFile(t)},
+		TLS:       consul.TLS{CAFile: servers.CAFile(tb)},
 		Principal: who, Token: consul.NewSecret(token),
 		MinTTL: ttl, DefaultTTL: ttl,
-		Logger: zerolog.New(zerolog.NewTestWriter(t)).With().Timestamp().Str("principal", who).Logger(),
+		Logger: zerolog.New(zerolog.NewTestWriter(tb)).With().Timestamp().Str("principal", who).Logger(),
 	}
 }
 
@@ -111,20 +111,20 @@ func openAs(t *testing.T, servers *harness.ConsulAccess, who string) *consul.Bac
 	return open(t, config(t, servers, who))
 }
 
-func name(t *testing.T, s string) naming.Name {
-	t.Helper()
+func name(tb testing.TB, s string) naming.Name {
+	tb.Helper()
 	n, err := naming.ParseName(s)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return n
 }
 
-func scope(t *testing.T, s string) naming.Scope {
-	t.Helper()
+func scope(tb testing.TB, s string) naming.Scope {
+	tb.Helper()
 	sc, err := naming.ParseScope(s)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return sc
 }

@@ -23,17 +23,23 @@ import (
 func startEtcd(t *testing.T) *harness.Etcd {
 	t.Helper()
 	etcd := harness.StartEtcd(t, harness.EtcdOptions{NoAuth: true})
+	applyRoles(t, etcd, configs.EtcdRoles)
+	return etcd
+}
+
+// applyRoles does what etcdctl does with each line.
+func applyRoles(t *testing.T, etcd *harness.Etcd, commands string) {
+	t.Helper()
 	applied := 0
-	for line := range strings.Lines(configs.EtcdRoles) {
+	for line := range strings.Lines(commands) {
 		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
 			applyRole(t, etcd.Admin, line)
 			applied++
 		}
 	}
 	if applied == 0 {
-		t.Fatal("configs/etcd-roles.txt has no commands")
+		t.Fatal("etcd-roles.txt has no commands")
 	}
-	return etcd
 }
 
 // applyRole does what etcdctl does with these arguments.
@@ -63,9 +69,12 @@ func applyRole(t *testing.T, admin *clientv3.Client, line string) {
 			"read": clientv3.PermissionType(clientv3.PermRead), "readwrite": clientv3.PermissionType(clientv3.PermReadWrite),
 		}[arg(3)]
 		end := ""
-		if len(words) == 6 && arg(5) == "--prefix=true" {
+		switch {
+		case len(words) == 6 && arg(5) == "--prefix=true":
 			end = clientv3.GetPrefixRangeEnd(arg(4))
-		} else if len(words) != 5 {
+		case len(words) == 6:
+			end = arg(5)
+		case len(words) != 5:
 			known = false
 		}
 		if !known {

@@ -90,7 +90,7 @@ func TestCommands(t *testing.T) {
 		// By the server, where the file was edited to allow it.
 		edited := &sample{change: []string{"owners: [billing]", "owners: [billing, game]"}}
 		_, errs = skywarden(t, 4, "hold", "-c", edited.write(t, etcd), "billing", "--addr", "10.0.0.9:8080")
-		wants(t, errs, "permission denied", "hint: the server's roles")
+		wants(t, errs, "permission denied", "hint: the server's access control")
 		// Nobody without a certificate of a known user gets in.
 		stranger := &sample{user: "mallory"}
 		_, errs = skywarden(t, 4, "ls", "-c", stranger.write(t, etcd))

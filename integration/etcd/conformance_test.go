@@ -29,7 +29,30 @@ func TestConformance(t *testing.T) {
 	wrong := config(t, server, string(backendtest.OwnerA))
 	wrong.TLS.CertFile, wrong.TLS.KeyFile = foreign.Client(t, string(backendtest.OwnerA)).WriteFiles(t, t.TempDir(), "foreign")
 	cfgs[backendtest.WrongCredential] = wrong
+	conform(t, server, cfgs)
+}
 
+// TestPasswordConformance is the same with passwords. Watches are authorised again
+// after 4 s and not 45 s, for which TestConformance waits.
+func TestPasswordConformance(t *testing.T) {
+	server := harness.StartEtcd(t, harness.EtcdOptions{Passwords: true})
+	journal, file := newJournal(t), newSecretFile(t, canary)
+	cfgs := map[backendtest.Principal]etcd.Config{}
+	for principal, rights := range backendtest.Plan() {
+		server.SetRole(t, string(principal), grants(rights)...)
+		server.SetPassword(t, string(principal), canary)
+		server.SetUser(t, string(principal), string(principal))
+		cfg := passwordConfig(t, server, string(principal), file, journal.logger())
+		cfg.ReauthorizeEvery = 4 * time.Second
+		cfgs[principal] = cfg
+	}
+	cfgs[backendtest.WrongCredential] = passwordConfig(t, server, string(backendtest.OwnerA), newSecretFile(t, canary+"x"), journal.logger())
+	conform(t, server, cfgs)
+}
+
+// conform runs the suite for drivers opened with cfgs.
+func conform(t *testing.T, server *harness.Etcd, cfgs map[backendtest.Principal]etcd.Config) {
+	t.Helper()
 	lever := func(tb testing.TB, what string, act func(ctx context.Context) error) {
 		tb.Helper()
 		ctx, cancel := context.WithTimeout(context.Background(), 15*time.Second)

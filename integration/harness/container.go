@@ -61,7 +61,10 @@ func newContainer(ctx context.Context, s spec, ref string) (*container, error) {
 	// So that a configuration file names the files beside it the same way in a
 	// container and in a process.
 	request.ConfigModifier = func(config *apicontainer.Config) { config.WorkingDir = containerDir }
-	request.HostConfigModifier = func(host *apicontainer.HostConfig) { host.PortBindings = bindings }
+	request.HostConfigModifier = func(host *apicontainer.HostConfig) {
+		host.PortBindings = bindings
+		host.Tmpfs = map[string]string{"/tmp": ""} // Consul makes snapshots there; an image from scratch has none
+	}
 	if s.peers.network != "" {
 		address, err := netip.ParseAddr(s.peers.ip)
 		if err != nil {

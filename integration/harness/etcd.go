@@ -25,6 +25,9 @@ type EtcdOptions struct {
 	Version string
 	// NoAuth leaves RBAC off. A client certificate is demanded all the same.
 	NoAuth bool
+	// Passwords makes a server that demands no client certificates and knows users
+	// by their passwords: see SetPassword.
+	Passwords bool
 	// ServerCert issues what the server shows, for tests of certificates that
 	// must be refused; nil is a valid one for 127.0.0.1 and localhost. Admin
 	// accepts it whatever its dates and hosts.
@@ -34,7 +37,8 @@ type EtcdOptions struct {
 }
 
 // Etcd is a running etcd server of one member. A client proves who it is by
-// the common name of its certificate; there are no passwords.
+// the common name of its certificate, unless EtcdOptions.Passwords says
+// otherwise.
 type Etcd struct {
 	*Server
 	Address string     // 127.0.0.1:PORT, unchanged by Kill and Start
@@ -54,8 +58,7 @@ func StartEtcd(tb testing.TB, o EtcdOptions) *Etcd {
 	clientPort, peerPort := freePort(tb), freePort(tb)
 	e := &Etcd{Address: net.JoinHostPort(loopback, strconv.Itoa(clientPort)), CA: ca}
 
-	var err error
-	e.Admin, err = clientv3.New(clientv3.Config{
+	admin := clientv3.Config{
 		Endpoints:   e.Endpoints(),
 		TLS:         adminTLS(tb, ca, serverCert),
 		Logger:      zap.NewNop(),
@@ -66,10 +69,8 @@ func StartEtcd(tb testing.TB, o EtcdOptions) *Etcd {
 			Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.5, MaxDelay: 500 * time.Millisecond},
 			MinConnectTimeout: 2 * time.Second,
 		})},
-	})
-	if err != nil {
-		tb.Fatalf("harness: open the administrator's client: %v", err)
 	}
+	e.openAdmin(tb, admin)
 
 	clientURL := "https://" + e.Address
 	peerURL := "http://" + net.JoinHostPort(loopback, strconv.Itoa(peerPort))
@@ -82,7 +83,7 @@ func StartEtcd(tb testing.TB, o EtcdOptions) *Etcd {
 			"server-key.pem": serverCert.KeyPEM(tb),
 		},
 		args: func(host, dir string) []string {
-			return append([]string{
+			args := []string{
 				"--name=test",
 				"--data-dir=" + dir + "/data",
 				"--listen-client-urls=https://" + net.JoinHostPort(host, strconv.Itoa(clientPort)),
@@ -92,13 +93,15 @@ func StartEtcd(tb testing.TB, o EtcdOptions) *Etcd {
 				"--initial-cluster=test=" + peerURL,
 				"--cert-file=" + dir + "/server.pem",
 				"--key-file=" + dir + "/server-key.pem",
-				"--trusted-ca-file=" + dir + "/ca.pem",
-				"--client-cert-auth",
 				"--tls-min-version=TLS1.3",
 				// The gateway would speak with the server's own certificate for everybody.
 				"--enable-grpc-gateway=false",
 				"--log-level=warn",
-			}, o.Args...)
+			}
+			if !o.Passwords { // a server that trusts a CA demands a certificate of everybody
+				args = append(args, "--trusted-ca-file="+dir+"/ca.pem", "--client-cert-auth")
+			}
+			return append(args, o.Args...)
 		},
 		ready: e.ready,
 	})
@@ -108,10 +111,28 @@ func StartEtcd(tb testing.TB, o EtcdOptions) *Etcd {
 			tb.Errorf("harness: close the administrator's client: %v", err)
 		}
 	})
-	if !o.NoAuth {
+	switch {
+	case o.NoAuth:
+	case o.Passwords:
+		admin.Username, admin.Password = "root", "root's password"
+		e.SetPassword(tb, admin.Username, admin.Password)
+		e.enableAuth(tb)
+		if err := e.Admin.Close(); err != nil {
+			tb.Fatalf("harness: close the administrator's first client: %v", err)
+		}
+		e.openAdmin(tb, admin)
+	default:
 		e.enableAuth(tb)
 	}
 	return e
+}
+
+func (e *Etcd) openAdmin(tb testing.TB, cfg clientv3.Config) {
+	tb.Helper()
+	var err error
+	if e.Admin, err = clientv3.New(cfg); err != nil {
+		tb.Fatalf("harness: open the administrator's client: %v", err)
+	}
 }
 
 // Endpoints is the server's address as clients want it.
@@ -234,6 +255,24 @@ func (e *Etcd) SetUser(tb testing.TB, user string, roles ...string) {
 			}
 		}
 		return nil
+	})
+}
+
+// SetPassword gives a password to a user, and makes the user if there is none.
+// All tokens of the user end.
+func (e *Etcd) SetPassword(tb testing.TB, user, password string) {
+	tb.Helper()
+	e.administer(tb, "set the password of user "+user, func(ctx context.Context) error {
+		users, err := e.Admin.UserList(ctx)
+		if err != nil {
+			return err
+		}
+		if slices.Contains(users.Users, user) {
+			_, err = e.Admin.UserChangePassword(ctx, user, password)
+			return err
+		}
+		_, err = e.Admin.UserAdd(ctx, user, password)
+		return err
 	})
 }
 

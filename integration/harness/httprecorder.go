@@ -1,7 +1,6 @@
 package harness
 
 import (
-	"context"
 	"crypto/tls"
 	"io"
 	"log/slog"
@@ -57,7 +56,6 @@ func NewHTTPRecorder(tb testing.TB, ca *testca.CA, target string) *HTTPRecorder 
 	if err != nil {
 		tb.Fatalf("harness: %v", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
 	transport := newTransport(tb, &tls.Config{
 		MinVersion:   tls.VersionTLS13,
 		RootCAs:      ca.Pool(),
@@ -80,7 +78,6 @@ func NewHTTPRecorder(tb testing.TB, ca *testca.CA, target string) *HTTPRecorder 
 	}
 	server := &http.Server{
 		Handler:           r,
-		BaseContext:       func(net.Listener) context.Context { return ctx },
 		TLSConfig:         &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{ca.Server(tb, loopback, "localhost").TLS()}},
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          quiet,
@@ -91,7 +88,7 @@ func NewHTTPRecorder(tb testing.TB, ca *testca.CA, target string) *HTTPRecorder 
 		r.mu.Lock()
 		r.closed = true
 		r.mu.Unlock()
-		cancel()
+		// Ends every request with its connection, and so its handler.
 		if err := server.Close(); err != nil {
 			tb.Errorf("harness: close the recorder: %v", err)
 		}
@@ -160,6 +157,7 @@ func (r *HTTPRecorder) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	if fail != nil {
 		if status, body, ok := fail(request); ok {
 			r.note(func() { record.Failed = true })
+			counted.Header().Set("X-Consul-Default-ACL-Policy", "deny") // as in every answer of the server
 			counted.WriteHeader(status)
 			_, _ = io.WriteString(counted, body) // a client that has gone does not matter
 			return

@@ -128,22 +128,24 @@ func TestHTTPRecorderOfWatches(t *testing.T) {
 func TestHTTPRecorderEndsWithWatches(t *testing.T) {
 	consul := harness.StartConsul(t, harness.ConsulOptions{})
 	mustWrite(t, consul.Admin, "k", "v")
-	ended := make(chan error, 1)
-	t.Run("recorder", func(t *testing.T) {
-		recorder := harness.NewHTTPRecorder(t, consul.CA, consul.Address)
-		client := through(t, recorder, consul, true)
-		pair, _, err := client.KV().Get("k", nil)
-		if err != nil {
-			t.Fatal(err)
+	for _, http2 := range []bool{true, false} {
+		ended := make(chan error, 1)
+		t.Run(fmt.Sprintf("http2 %t", http2), func(t *testing.T) {
+			recorder := harness.NewHTTPRecorder(t, consul.CA, consul.Address)
+			client := through(t, recorder, consul, http2)
+			pair, _, err := client.KV().Get("k", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			go func() {
+				_, _, err := client.KV().Get("k", &api.QueryOptions{WaitIndex: pair.ModifyIndex, WaitTime: time.Minute})
+				ended <- err
+			}()
+			await(t, func() bool { return len(recorder.Requests()) == 2 })
+		})
+		if err := <-ended; err == nil {
+			t.Error("the watch has an answer, want a broken connection")
 		}
-		go func() {
-			_, _, err := client.KV().Get("k", &api.QueryOptions{WaitIndex: pair.ModifyIndex, WaitTime: time.Minute})
-			ended <- err
-		}()
-		await(t, func() bool { return len(recorder.Requests()) == 2 })
-	})
-	if err := <-ended; err == nil {
-		t.Error("the watch has an answer, want a broken connection")
 	}
 }
 

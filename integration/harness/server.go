@@ -8,6 +8,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -220,10 +221,16 @@ func (s *Server) cleanUp(tb testing.TB) {
 // freePort returns a port of loopback on which nothing listens. It is taken
 // from below the range of ephemeral ports (32768 up on Linux, 49152 up
 // elsewhere): while a server is down, no outgoing connection can get its port.
+// Nor can another server of this test process: the port is the test's until it
+// ends.
 func freePort(tb testing.TB) int {
 	tb.Helper()
 	for range 100 {
 		port := 20000 + rand.IntN(12000)
+		if _, taken := takenPorts.LoadOrStore(port, true); taken {
+			continue
+		}
+		tb.Cleanup(func() { takenPorts.Delete(port) })
 		listener, err := net.Listen("tcp", net.JoinHostPort(loopback, strconv.Itoa(port)))
 		if err != nil {
 			continue
@@ -236,6 +243,8 @@ func freePort(tb testing.TB) int {
 	tb.Fatal("harness: no free port between 20000 and 32000 on 127.0.0.1 in 100 tries")
 	return 0
 }
+
+var takenPorts sync.Map // port -> true
 
 func lastLines(text string, count int) string {
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")

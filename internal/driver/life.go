@@ -77,13 +77,9 @@ func (l *Life) Explain(ctx context.Context, err error) error {
 	return err
 }
 
-// Fail gives every error that leaves a driver its form.
+// Fail gives every error that leaves the Backend its form.
 func (l *Life) Fail(op string, name naming.Name, err error) error {
-	var done *naming.Error
-	if err == nil || errors.As(err, &done) {
-		return err
-	}
-	return &naming.Error{Op: op, Name: name, Backend: l.driver, Err: err}
+	return Fail(l.driver, op, name, err)
 }
 
 // Close ends every lease within the time, then the life, and waits for its
@@ -115,6 +111,15 @@ func (l *Life) close(within time.Duration) error {
 	l.end()
 	l.tasks.Wait()
 	return l.Fail("close", naming.Name{}, errors.Join(errs...))
+}
+
+// Fail gives every error that leaves a driver its form.
+func Fail(driver, op string, name naming.Name, err error) error {
+	var done *naming.Error
+	if err == nil || errors.As(err, &done) {
+		return err
+	}
+	return &naming.Error{Op: op, Name: name, Backend: driver, Err: err}
 }
 
 // ErrZeroName is about the zero Name, ErrZeroScope about the zero Scope.

@@ -19,7 +19,7 @@ type Access fs.FileMode
 
 // Kinds of Access.
 const (
-	OwnerOnly   Access = 0o077 // nobody else may read or write it
+	OwnerOnly   Access = 0o077 // nobody else may read or write it; but see excess
 	OwnerWrites Access = 0o022 // nobody else may write it
 )
 
@@ -53,7 +53,7 @@ func Read(what, path string, access Access, limit int) ([]byte, fs.FileInfo, err
 	if !info.Mode().IsRegular() {
 		return bad(fmt.Errorf("is not a regular file: %w", naming.ErrInsecureConfig))
 	}
-	if excess := info.Mode().Perm() & fs.FileMode(access); excess != 0 && runtime.GOOS != "windows" {
+	if excess(info.Mode(), access, isRoots(info)) != 0 && runtime.GOOS != "windows" {
 		advice := "nobody but its owner may write it: chmod go-w"
 		if access == OwnerOnly {
 			advice = "nobody but its owner may have access to it: chmod go-rwx"
@@ -68,4 +68,14 @@ func Read(what, path string, access Access, limit int) ([]byte, fs.FileInfo, err
 		return bad(fmt.Errorf("is larger than %d bytes", limit))
 	}
 	return data, info, nil
+}
+
+// excess gives the bits of mode that access forbids. A file of root's may be read
+// by its group where this process is not root: so Kubernetes gives a Secret to a
+// pod with an fsGroup, and there is no other way for it to be read.
+func excess(mode fs.FileMode, access Access, isRoots bool) fs.FileMode {
+	if isRoots && access == OwnerOnly {
+		access &^= 0o040
+	}
+	return mode.Perm() & fs.FileMode(access)
 }

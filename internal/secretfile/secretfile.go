@@ -36,7 +36,8 @@ type Source struct {
 // Open reads the secret in the file path; what names it in errors, such as
 // "password". The file
 //
-//   - must be regular, and on Unix nobody but its owner may have any access to it,
+//   - must be regular, and on Unix nobody but its owner may have any access to it
+//     (but the group of a file of root's may read it, as Kubernetes mounts Secrets),
 //     or the error wraps naming.ErrInsecureConfig. On Windows permissions are not
 //     looked at. Symbolic links are followed, because Kubernetes mounts secrets
 //     as links: the file behind them is checked, and is the one that is read;

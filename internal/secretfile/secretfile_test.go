@@ -221,3 +221,42 @@ func TestGetRefusesModes(t *testing.T) {
 		t.Errorf("a file that everybody reads gives %q and is reported as %v", got, reported)
 	}
 }
+
+func TestSourceIsNotPrinted(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "secret")
+	write(t, path, canary, 0o600)
+	source, err := Open("token", path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []any{source, source.Get(), &struct{ s Secret }{source.Get()}} {
+		if got := fmt.Sprintf("%v %+v %#v", v, v, v); strings.Contains(got, canary) {
+			t.Errorf("%T is printed as %s", v, got)
+		}
+	}
+}
+
+// Root's files may be read by the group of a process that is not root, and by
+// nobody else: Kubernetes mounts Secrets so.
+func TestGroupOfRootsFiles(t *testing.T) {
+	for _, c := range []struct {
+		mode    os.FileMode
+		access  Access
+		isRoots bool
+		want    os.FileMode
+	}{
+		{0o440, OwnerOnly, true, 0},
+		{0o640, OwnerOnly, true, 0},
+		{0o400, OwnerOnly, true, 0},
+		{0o440, OwnerOnly, false, 0o040},
+		{0o460, OwnerOnly, true, 0o020},
+		{0o444, OwnerOnly, true, 0o004},
+		{0o450, OwnerOnly, true, 0o010},
+		{0o644, OwnerWrites, false, 0},
+		{0o664, OwnerWrites, true, 0o020},
+	} {
+		if got := excess(c.mode, c.access, c.isRoots); got != c.want {
+			t.Errorf("mode %04o, access %03o, root's %v: excess %03o, want %03o", c.mode, c.access, c.isRoots, got, c.want)
+		}
+	}
+}

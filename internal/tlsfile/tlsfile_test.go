@@ -380,6 +380,30 @@ func TestServerIsVerified(t *testing.T) {
 	}
 }
 
+// A client without a certificate verifies the server all the same, and follows
+// the CA.
+func TestOpenCA(t *testing.T) {
+	first, second := testca.New(t), testca.New(t)
+	cfg := files(t, first, "alice")
+	dir := filepath.Dir(cfg.CertFile)
+	_, err := OpenCA(Config{CertFile: cfg.CertFile}, nil)
+	if want := "a client certificate or key is given where none is used\nCA: no file is given"; err == nil || err.Error() != want {
+		t.Errorf("with a certificate and no CA: %v, want %s", err, want)
+	}
+	source, err := OpenCA(Config{CAFile: cfg.CAFile, ServerName: "x"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := source.Client()
+	if client.GetClientCertificate != nil || client.ServerName != "x" || client.MinVersion != tls.VersionTLS13 || !client.RootCAs.Equal(first.Pool()) {
+		t.Errorf("got %+v", client)
+	}
+	second.WriteFile(t, dir, "ca")
+	if !source.Client().RootCAs.Equal(second.Pool()) {
+		t.Error("the CA's file is not followed")
+	}
+}
+
 func TestOldTLSOnlyWhereAllowed(t *testing.T) {
 	ca := testca.New(t)
 	cfg := files(t, ca, "alice")
