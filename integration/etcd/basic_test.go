@@ -14,21 +14,21 @@ func TestClaimAndFind(t *testing.T) {
 		t.Errorf("WhoAmI: %q, %v", who, err)
 	}
 	seen := record(t, bob, "")
-	seen.wait("synced", 1, 5*time.Second)
+	seen.Wait("synced", 1, 5*time.Second)
 	l := lease(t, alice)
 	rev := claim(t, l, "a.lobby", "here")
 	got, err := bob.Get(t.Context(), name(t, "a.lobby"))
 	if err != nil || got.Revision != rev || string(got.Value) != "here" || !got.Held {
 		t.Errorf("Get: %+v, %v", got, err)
 	}
-	seen.wait("put a.lobby=here held=true", 1, time.Second)
+	seen.Wait("put a.lobby=here held=true", 1, time.Second)
 	_, err = lease(t, bob).Claim(t.Context(), name(t, "a.lobby"), nil, 0)
 	mustBe(t, err, naming.ErrDenied)
 	if err := l.Release(t.Context(), name(t, "a.lobby")); err != nil {
 		t.Error(err)
 	}
-	seen.wait("delete a.lobby", 1, time.Second)
-	seen.wait("alive", 3, 12*time.Second)
+	seen.Wait("delete a.lobby", 1, time.Second)
+	seen.Wait("alive", 3, 12*time.Second)
 	_, err = bob.Get(t.Context(), name(t, "a.lobby"))
 	mustBe(t, err, naming.ErrNotFound)
 	if err := l.Close(t.Context()); err != nil {

@@ -17,7 +17,7 @@ import (
 func TestL1DeadOwnersNameIsFree(t *testing.T) {
 	server := start(t)
 	seen := record(t, openAs(t, server, "bob"), "a.")
-	seen.wait("synced", 1, 5*time.Second)
+	seen.Wait("synced", 1, 5*time.Second)
 	const owners = 20
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -34,7 +34,7 @@ func TestL1DeadOwnersNameIsFree(t *testing.T) {
 			died := time.Now()
 			<-time.After(300 * time.Millisecond) // what was under way has arrived
 			renewed := l.Deadline().Add(-5 * time.Second)
-			free := seen.wait("delete "+n, 1, 10*time.Second)
+			free := seen.Wait("delete "+n, 1, 10*time.Second)
 			mu.Lock()
 			defer mu.Unlock()
 			sinceRenewal = append(sinceRenewal, free.Sub(renewed))

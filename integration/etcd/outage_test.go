@@ -68,7 +68,7 @@ func TestL5CloseWhileTheServerHangs(t *testing.T) {
 	server := start(t)
 	b := openAs(t, server, "alice")
 	seen := record(t, b, "")
-	seen.wait("synced", 1, 5*time.Second)
+	seen.Wait("synced", 1, 5*time.Second)
 	for i := range 5 {
 		claim(t, lease(t, b), fmt.Sprintf("a.n%d", i), "1")
 	}
@@ -86,8 +86,8 @@ func TestL5CloseWhileTheServerHangs(t *testing.T) {
 	}
 	mustBe(t, err, naming.ErrUnavailable)
 	wg.Wait()
-	<-seen.done
-	mustBe(t, seen.end(), naming.ErrClosed)
+	<-seen.Ended()
+	mustBe(t, seen.End(), naming.ErrClosed)
 	if again := b.Close(); !errors.Is(again, err) {
 		t.Errorf("Close again: %v, want the same", again)
 	}
@@ -101,12 +101,12 @@ func TestL3StartDuringAnOutage(t *testing.T) {
 	server.Kill(t)
 	b := openAs(t, server, "alice")
 	seen := record(t, b, "")
-	seen.wait("down", 1, 5*time.Second)
+	seen.Wait("down", 1, 5*time.Second)
 	_, err := b.Lease(t.Context(), 0)
 	mustBe(t, err, naming.ErrUnavailable)
 	server.Start(t)
 	back := time.Now()
-	at := seen.wait("synced", 1, 2*time.Second+slack)
+	at := seen.Wait("synced", 1, 2*time.Second+slack)
 	t.Logf("synced %v after the server was back (L3: 2s)", at.Sub(back))
 	claim(t, lease(t, b), "a.x", "1")
 }
@@ -167,13 +167,13 @@ func TestFirstEndpointIsDead(t *testing.T) {
 	dead.Cut()
 	b := open(t, through(config(t, server, "alice"), dead, first, other))
 	seen := record(t, b, "")
-	seen.wait("synced", 1, 5*time.Second)
+	seen.Wait("synced", 1, 5*time.Second)
 	l := lease(t, b)
 	claim(t, l, "a.x", "1")
-	seen.wait("put a.x=1 held=true", 1, time.Second)
+	seen.Wait("put a.x=1 held=true", 1, time.Second)
 	first.Cut()
 	claim(t, l, "a.y", "1")
-	seen.wait("put a.y=1 held=true", 1, 5*time.Second)
+	seen.Wait("put a.y=1 held=true", 1, 5*time.Second)
 	alive(t, l)
 }
 
@@ -187,16 +187,16 @@ func TestWatchOfAQuietServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	seen := record(t, b, "")
-	seen.wait("synced", 1, 5*time.Second)
+	seen.Wait("synced", 1, 5*time.Second)
 	var last time.Time
 	for i := range 5 {
-		at := seen.wait("alive", i+1, 6*time.Second)
+		at := seen.Wait("alive", i+1, 6*time.Second)
 		if !last.IsZero() && at.Sub(last) > 5*time.Second {
 			t.Errorf("%v between two signs of life", at.Sub(last))
 		}
 		last = at
 	}
-	if got := seen.all(); len(got) != 2 {
+	if got := seen.All(); len(got) != 2 {
 		t.Errorf("told %q", got)
 	}
 }
@@ -208,12 +208,12 @@ func TestL3SilentWatch(t *testing.T) {
 	proxy := harness.NewProxy(t, server.Address)
 	b := open(t, through(config(t, server, "alice"), proxy))
 	all, only := record(t, b, ""), record(t, b, "a.x")
-	all.wait("synced", 1, 5*time.Second)
-	only.wait("synced", 1, 5*time.Second)
+	all.Wait("synced", 1, 5*time.Second)
+	only.Wait("synced", 1, 5*time.Second)
 	proxy.BlackHole()
 	begin := time.Now()
-	for _, r := range []*recorder{all, only} {
-		at := r.wait("down", 1, 11*time.Second)
+	for _, r := range []*harness.WatchLog{all, only} {
+		at := r.Wait("down", 1, 11*time.Second)
 		t.Logf("noticed after %v (L3: 10s)", at.Sub(begin))
 		if at.Sub(begin) > 10*time.Second {
 			t.Errorf("noticed after %v", at.Sub(begin))
@@ -224,13 +224,13 @@ func TestL3SilentWatch(t *testing.T) {
 	}
 	proxy.Heal()
 	begin = time.Now()
-	for _, r := range []*recorder{all, only} {
-		at := r.wait("synced", 2, 10*time.Second)
+	for _, r := range []*harness.WatchLog{all, only} {
+		at := r.Wait("synced", 2, 10*time.Second)
 		t.Logf("back after %v (L3: 2s)", at.Sub(begin))
 		if at.Sub(begin) > 2*time.Second+slack {
 			t.Errorf("back after %v", at.Sub(begin))
 		}
-		if got, want := r.all(), []string{"synced", "down", "put a.x=new held=false", "synced"}; !slices.Equal(got, want) {
+		if got, want := r.All(), []string{"synced", "down", "put a.x=new held=false", "synced"}; !slices.Equal(got, want) {
 			t.Errorf("told %q, want %q", got, want)
 		}
 	}
@@ -249,7 +249,7 @@ func TestL3SilentServerIsLeft(t *testing.T) {
 		proxies[2].Cut()
 		b := open(t, through(config(t, server, "alice"), proxies...))
 		seen := record(t, b, "")
-		seen.wait("synced", 1, 5*time.Second)
+		seen.Wait("synced", 1, 5*time.Second)
 		if calls { // that notice it too
 			lease(t, b)
 			lease(t, b)
@@ -263,7 +263,7 @@ func TestL3SilentServerIsLeft(t *testing.T) {
 		if _, err := server.Admin.Put(t.Context(), key(n), "1"); err != nil {
 			t.Fatal(err)
 		}
-		at := seen.wait("put "+n+"=1 held=false", 1, 20*time.Second)
+		at := seen.Wait("put "+n+"=1 held=false", 1, 20*time.Second)
 		t.Logf("calls beside: %v: the change was seen after %v (L3: 10s)", calls, at.Sub(begin))
 		if at.Sub(begin) > 10*time.Second {
 			t.Errorf("the change was seen after %v", at.Sub(begin))
@@ -277,7 +277,7 @@ func TestPauseShorterThanTheTTL(t *testing.T) {
 	server := start(t)
 	b := openAs(t, server, "alice")
 	seen := record(t, b, "")
-	seen.wait("synced", 1, 5*time.Second)
+	seen.Wait("synced", 1, 5*time.Second)
 	l := lease(t, b)
 	rev := claim(t, l, "a.x", "1")
 	for range 3 {
@@ -302,9 +302,9 @@ func TestPauseShorterThanTheTTL(t *testing.T) {
 	if err != nil || got.Revision != rev {
 		t.Errorf("Get: %+v, %v", got, err)
 	}
-	for _, line := range seen.all() {
+	for _, line := range seen.All() {
 		if line == "down" || line == "delete a.x" {
-			t.Errorf("told: %q", seen.all())
+			t.Errorf("told: %q", seen.All())
 		}
 	}
 }
@@ -323,7 +323,7 @@ func TestS1RestartAndPauseUnderLoad(t *testing.T) {
 	var wg sync.WaitGroup
 	watcher := openAs(t, server, "bob")
 	seen := record(t, watcher, "shared.")
-	seen.wait("synced", 1, 5*time.Second)
+	seen.Wait("synced", 1, 5*time.Second)
 	for i := range int64(claimants) {
 		b := openAs(t, server, []string{"alice", "bob"}[i%2])
 		wg.Go(func() {
@@ -390,7 +390,7 @@ func TestS1RestartAndPauseUnderLoad(t *testing.T) {
 	// Whatever was in flight is gone or undone within a TTL, and the watch knows it.
 	eventually(t, 10*time.Second, func() bool { return len(get(t, server.Admin, "shared.prize").Kvs) == 0 })
 	eventually(t, 5*time.Second, func() bool {
-		lines := seen.all()
+		lines := seen.All()
 		for _, line := range slices.Backward(lines) {
 			if line != "synced" && line != "down" {
 				return line == "delete shared.prize"
@@ -577,10 +577,10 @@ func TestWatchAfterCompaction(t *testing.T) {
 		put(n, "1")
 	}
 	seen := record(t, b, "a.")
-	seen.wait("synced", 1, 5*time.Second)
-	before := len(seen.all())
+	seen.Wait("synced", 1, 5*time.Second)
+	before := len(seen.All())
 	proxy.Cut()
-	seen.wait("down", 1, 5*time.Second)
+	seen.Wait("down", 1, 5*time.Second)
 	put("a.changed", "2")
 	put("a.changed", "3")
 	del("a.deleted")
@@ -593,8 +593,8 @@ func TestWatchAfterCompaction(t *testing.T) {
 		t.Fatal(err)
 	}
 	proxy.Heal()
-	seen.wait("synced", 2, 5*time.Second)
-	got := seen.all()[before+1:]
+	seen.Wait("synced", 2, 5*time.Second)
+	got := seen.All()[before+1:]
 	slices.Sort(got)
 	want := []string{"delete a.deleted", "put a.back=1 held=false", "put a.changed=3 held=false", "put a.new=1 held=false", "synced"}
 	if !slices.Equal(got, want) {
@@ -611,14 +611,14 @@ func TestPeersMistakeLastOneLeaves(t *testing.T) {
 	owner := lease(t, openAs(t, server, "alice"))
 	claim(t, owner, "a.only", "1")
 	seen := record(t, b, "a.")
-	seen.wait("synced", 1, 5*time.Second)
+	seen.Wait("synced", 1, 5*time.Second)
 	proxy.Cut()
-	seen.wait("down", 1, 5*time.Second)
+	seen.Wait("down", 1, 5*time.Second)
 	if err := owner.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	proxy.Heal()
-	seen.wait("delete a.only", 1, 5*time.Second)
+	seen.Wait("delete a.only", 1, 5*time.Second)
 }
 
 // Seen elsewhere: one's own DELETE and the PUT after it are taken for one's own
@@ -627,15 +627,15 @@ func TestPeersMistakeRejoin(t *testing.T) {
 	server := start(t)
 	b := openAs(t, server, "alice")
 	seen := record(t, b, "a.x")
-	seen.wait("synced", 1, 5*time.Second)
+	seen.Wait("synced", 1, 5*time.Second)
 	for i := 1; i <= 3; i++ {
 		l := lease(t, b)
 		claim(t, l, "a.x", "me")
-		seen.wait("put a.x=me held=true", i, 2*time.Second)
+		seen.Wait("put a.x=me held=true", i, 2*time.Second)
 		if err := l.Close(t.Context()); err != nil {
 			t.Error(err)
 		}
-		seen.wait("delete a.x", i, 2*time.Second)
+		seen.Wait("delete a.x", i, 2*time.Second)
 	}
 	resp, err := server.Admin.Leases(t.Context())
 	if err != nil || len(resp.Leases) != 0 {
@@ -733,19 +733,19 @@ func TestWatchAfterSnapshotRestore(t *testing.T) {
 	cfg.Endpoints = []string{"https://" + roads.listener.Addr().String()}
 	b := open(t, cfg)
 	seen := record(t, b, "a.")
-	seen.wait("synced", 1, 5*time.Second)
-	before := len(seen.all())
+	seen.Wait("synced", 1, 5*time.Second)
+	before := len(seen.All())
 	show(restored)
 	roads.lead(restored.Address)
-	seen.wait("synced", 2, 8*time.Second)
-	got := seen.all()[before:]
+	seen.Wait("synced", 2, 8*time.Second)
+	got := seen.All()[before:]
 	slices.Sort(got)
 	want := []string{"delete a.lost0", "delete a.lost1", "down", "put a.recurs=restored held=false", "synced"}
 	if !slices.Equal(got, want) {
 		t.Errorf("told %q, want %q", got, want)
 	}
 	put(restored, "a.new", "1") // at a revision far below what was seen
-	seen.wait("put a.new=1 held=false", 1, 2*time.Second)
+	seen.Wait("put a.new=1 held=false", 1, 2*time.Second)
 }
 
 // A thousand watches cost one stream, and being re-authorised all the time they
@@ -756,13 +756,13 @@ func TestManyWatches(t *testing.T) {
 	cfg.ReauthorizeEvery = time.Second
 	b := open(t, cfg)
 	const watches = 1000
-	var all []*recorder
+	var all []*harness.WatchLog
 	begin := time.Now()
 	for i := range watches {
 		all = append(all, record(t, b, fmt.Sprintf("a.n%d", i)))
 	}
 	for _, r := range all {
-		r.wait("synced", 1, 20*time.Second)
+		r.Wait("synced", 1, 20*time.Second)
 	}
 	t.Logf("%d watches in %v", watches, time.Since(begin))
 	writer := clientOf(t, server, "alice")
@@ -775,13 +775,13 @@ func TestManyWatches(t *testing.T) {
 		}
 	}
 	for i, r := range all {
-		r.wait(fmt.Sprintf("put a.n%d=4 held=false", i), 1, 5*time.Second)
+		r.Wait(fmt.Sprintf("put a.n%d=4 held=false", i), 1, 5*time.Second)
 	}
 	t.Logf("5 changes of each in %v", time.Since(begin))
 	for i, r := range all {
-		for _, line := range r.all() {
+		for _, line := range r.All() {
 			if line == "down" || line == "delete" {
-				t.Fatalf("watch %d was told %q", i, r.all())
+				t.Fatalf("watch %d was told %q", i, r.All())
 			}
 		}
 	}
@@ -791,6 +791,6 @@ func TestManyWatches(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, r := range all {
-		r.wait(fmt.Sprintf("delete a.n%d", i), 1, 5*time.Second)
+		r.Wait(fmt.Sprintf("delete a.n%d", i), 1, 5*time.Second)
 	}
 }

@@ -208,7 +208,7 @@ func TestPasswordOneLoginForAllCalls(t *testing.T) {
 	l := lease(t, b)
 	claim(t, l, "a.x", "1")
 	r := record(t, b, "a.")
-	r.wait("synced", 1, 5*time.Second)
+	r.Wait("synced", 1, 5*time.Second)
 	var calls sync.WaitGroup
 	for range 50 {
 		calls.Go(func() {
@@ -250,18 +250,18 @@ func TestPasswordTokenExpiresUnderAWatch(t *testing.T) {
 	b := open(t, cfg)
 	before := logins(t, server)
 	r := record(t, b, "b.")
-	r.wait("synced", 1, 5*time.Second)
+	r.Wait("synced", 1, 5*time.Second)
 	eventually(t, 30*time.Second, func() bool { return logins(t, server) >= before+2 })
 
 	writer := open(t, passwordConfig(t, server, "bob", newSecretFile(t, canary), journal.logger()))
 	claim(t, lease(t, writer), "b.x", "1")
-	r.wait("put b.x=1 held=true", 1, 5*time.Second)
-	if got, want := r.all(), []string{"synced", "put b.x=1 held=true"}; !slices.Equal(got, want) || r.end() != nil {
-		t.Errorf("the watch told %q and ended with %v, want %q: an expired token is no outage", got, r.end(), want)
+	r.Wait("put b.x=1 held=true", 1, 5*time.Second)
+	if got, want := r.All(), []string{"synced", "put b.x=1 held=true"}; !slices.Equal(got, want) || r.End() != nil {
+		t.Errorf("the watch told %q and ended with %v, want %q: an expired token is no outage", got, r.End(), want)
 	}
 	// A second watch joins the stream of the first.
 	again := record(t, b, "b.x")
-	again.wait("put b.x=1 held=true", 1, 5*time.Second)
+	again.Wait("put b.x=1 held=true", 1, 5*time.Second)
 }
 
 // After a restart the server knows no token.
@@ -273,11 +273,11 @@ func TestPasswordServerRestarts(t *testing.T) {
 	l := lease(t, b)
 	rev := claim(t, l, "a.x", "1")
 	r := record(t, b, "a.")
-	r.wait("synced", 1, 5*time.Second)
+	r.Wait("synced", 1, 5*time.Second)
 	server.Kill(t)
-	r.wait("down", 1, 10*time.Second)
+	r.Wait("down", 1, 10*time.Second)
 	server.Start(t)
-	r.wait("synced", 2, 5*time.Second)
+	r.Wait("synced", 2, 5*time.Second)
 	if _, err := l.Update(t.Context(), name(t, "a.x"), []byte("2"), rev); err != nil {
 		t.Errorf("an update after the restart: %v", err)
 	}
@@ -317,7 +317,7 @@ func TestPasswordRotatedByFile(t *testing.T) {
 	l := lease(t, b)
 	claim(t, l, "a.x", "1")
 	r := record(t, b, "a.")
-	r.wait("synced", 1, 5*time.Second)
+	r.Wait("synced", 1, 5*time.Second)
 
 	file.write(t, canary+"-2")
 	server.SetPassword(t, "alice", canary+"-2")
@@ -344,8 +344,8 @@ func TestPasswordRotatedByFile(t *testing.T) {
 		t.Error("the log does not tell of the file that cannot be used")
 	}
 	claim(t, l, "a.z", "3")
-	r.wait("put a.z=3 held=true", 1, 5*time.Second)
-	if got, want := r.all(), []string{"put a.x=1 held=true", "synced", "put a.y=2 held=true", "put a.z=3 held=true"}; !slices.Equal(got, want) {
+	r.Wait("put a.z=3 held=true", 1, 5*time.Second)
+	if got, want := r.All(), []string{"put a.x=1 held=true", "synced", "put a.y=2 held=true", "put a.z=3 held=true"}; !slices.Equal(got, want) {
 		t.Errorf("the watch told %q, want %q", got, want)
 	}
 }
@@ -375,15 +375,15 @@ func TestPasswordTakenAway(t *testing.T) {
 			l := lease(t, b)
 			rev := claim(t, l, "a.x", "1") // with TTL 5 s
 			r := record(t, b, "a.")
-			r.wait("synced", 1, 5*time.Second)
+			r.Wait("synced", 1, 5*time.Second)
 
 			before, begin := logins(t, server), time.Now()
 			take(t)
 			_, err := l.Update(t.Context(), name(t, "a.x"), []byte("2"), rev)
 			mustBe(t, err, naming.ErrUnauthenticated)
 			secret(t, err.Error())
-			eventually(t, 5*time.Second+slack, func() bool { return r.end() != nil })
-			mustBe(t, r.end(), naming.ErrUnauthenticated)
+			eventually(t, 5*time.Second+slack, func() bool { return r.End() != nil })
+			mustBe(t, r.End(), naming.ErrUnauthenticated)
 			eventually(t, 5*time.Second+slack, func() bool {
 				select {
 				case <-l.Done():

@@ -305,9 +305,9 @@ func TestClientOfTheUsersOwn(t *testing.T) {
 		t.Errorf("WhoAmI: %q, %v", who, err)
 	}
 	seen := record(t, b, "")
-	seen.wait("synced", 1, 5*time.Second)
+	seen.Wait("synced", 1, 5*time.Second)
 	claim(t, lease(t, b), "a.x", "1")
-	seen.wait("put a.x=1 held=true", 1, time.Second)
+	seen.Wait("put a.x=1 held=true", 1, time.Second)
 	if err := b.Close(); err != nil {
 		t.Error(err)
 	}
@@ -325,8 +325,8 @@ func TestThreat33RoleRevoked(t *testing.T) {
 	cfg.ReauthorizeEvery = 2 * time.Second
 	b := open(t, cfg)
 	only, family, all := record(t, b, "a.x"), record(t, b, "a."), record(t, b, "")
-	for _, r := range []*recorder{only, family, all} {
-		r.wait("synced", 1, 5*time.Second)
+	for _, r := range []*harness.WatchLog{only, family, all} {
+		r.Wait("synced", 1, 5*time.Second)
 	}
 	l, empty := lease(t, b), lease(t, b)
 	claim(t, l, "a.x", "1")
@@ -336,17 +336,17 @@ func TestThreat33RoleRevoked(t *testing.T) {
 	mustBe(t, err, naming.ErrDenied)
 	_, err = b.Get(t.Context(), name(t, "a.x"))
 	mustBe(t, err, naming.ErrDenied)
-	for _, r := range []*recorder{only, family, all} {
+	for _, r := range []*harness.WatchLog{only, family, all} {
 		select {
-		case <-r.done:
+		case <-r.Ended():
 		case <-time.After(4 * time.Second):
-			t.Errorf("the watch goes on: %q", r.all())
+			t.Errorf("the watch goes on: %q", r.All())
 			continue
 		}
-		mustBe(t, r.end(), naming.ErrDenied)
-		for _, line := range r.all() {
+		mustBe(t, r.End(), naming.ErrDenied)
+		for _, line := range r.All() {
 			if line == "down" {
-				t.Errorf("the watch spoke of an outage: %q", r.all())
+				t.Errorf("the watch spoke of an outage: %q", r.All())
 			}
 		}
 	}
@@ -528,14 +528,14 @@ func TestThreat24PeersMistakePoison(t *testing.T) {
 	b := openAs(t, server, "alice")
 	claim(t, lease(t, b), "a.good", "1")
 	seen := record(t, b, "")
-	seen.wait("synced", 1, 5*time.Second)
-	seen.wait("put a.good=1 held=true", 1, time.Second)
+	seen.Wait("synced", 1, 5*time.Second)
+	seen.Wait("put a.good=1 held=true", 1, time.Second)
 	if _, err := server.Admin.Put(t.Context(), root+"/names/WORSE", "poison"); err != nil {
 		t.Fatal(err)
 	}
 	claim(t, lease(t, b), "a.later", "2")
-	seen.wait("put a.later=2 held=true", 1, time.Second)
-	for _, line := range seen.all() {
+	seen.Wait("put a.later=2 held=true", 1, time.Second)
+	for _, line := range seen.All() {
 		if strings.Contains(line, "poison") {
 			t.Errorf("told: %q", line)
 		}

@@ -4,9 +4,7 @@ package etcd_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -142,102 +140,8 @@ func get(t *testing.T, client *clientv3.Client, n string) *pb.RangeResponse {
 	return (*pb.RangeResponse)(resp)
 }
 
-// A recorder keeps what a watch told.
-type recorder struct {
-	t      *testing.T
-	cancel context.CancelFunc
-	done   chan struct{}
-
-	mu     sync.Mutex
-	lines  []string
-	times  []time.Time
-	err    error
-	change chan struct{} // closed at the next change
-}
-
 // record runs a watch until the test ends.
-func record(t *testing.T, b *etcd.Backend, sc string) *recorder {
+func record(t *testing.T, b naming.Backend, sc string) *harness.WatchLog {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	r := &recorder{t: t, cancel: cancel, done: make(chan struct{}), change: make(chan struct{})}
-	s := scope(t, sc)
-	go func() {
-		defer close(r.done)
-		for event, err := range b.Watch(ctx, s) {
-			if err != nil {
-				r.mu.Lock()
-				r.err = err
-				r.mu.Unlock()
-				return
-			}
-			r.add(event)
-		}
-	}()
-	t.Cleanup(r.stop)
-	return r
-}
-
-func (r *recorder) stop() { r.cancel(); <-r.done }
-
-func (r *recorder) add(event naming.Event) {
-	line := event.Kind.String()
-	switch event.Kind {
-	case naming.Put:
-		line += fmt.Sprintf(" %s=%s held=%v", event.Entry.Name, event.Entry.Value, event.Entry.Held)
-	case naming.Delete:
-		line += " " + event.Entry.Name.String()
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.lines = append(r.lines, line)
-	r.times = append(r.times, time.Now())
-	close(r.change)
-	r.change = make(chan struct{})
-}
-
-// all gives what was told, without signs of life.
-func (r *recorder) all() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var lines []string
-	for _, line := range r.lines {
-		if line != "alive" {
-			lines = append(lines, line)
-		}
-	}
-	return lines
-}
-
-// wait waits until line was told at least n times, and says when it was.
-func (r *recorder) wait(line string, n int, within time.Duration) time.Time {
-	r.t.Helper()
-	late := time.NewTimer(within)
-	defer late.Stop()
-	for {
-		r.mu.Lock()
-		count := 0
-		for i, l := range r.lines {
-			if l != line {
-				continue
-			}
-			if count++; count == n {
-				at := r.times[i]
-				r.mu.Unlock()
-				return at
-			}
-		}
-		change := r.change
-		r.mu.Unlock()
-		select {
-		case <-change:
-		case <-late.C:
-			r.t.Fatalf("%q was not told %d times within %v, but %q (end: %v)", line, n, within, r.all(), r.end())
-		}
-	}
-}
-
-func (r *recorder) end() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.err
+	return harness.Watch(t, b, scope(t, sc))
 }
