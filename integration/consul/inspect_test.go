@@ -19,7 +19,7 @@ func adminProvisioned(t *testing.T, o harness.ConsulOptions) (*harness.Consul, c
 	server := harness.StartConsul(t, o)
 	cfg := adminConfig(t, server)
 	cfg.InsecureDevelopmentOnly = o.Config != nil
-	adminApply(t, adminPlan(t, adminOpen(t, cfg), false, adminGrant(t, "alice", "read ", "claim a."), adminGrant(t, "reader", "read ")))
+	harness.Apply(t, harness.Plan(t, adminOpen(t, cfg), false, harness.GrantOf(t, "alice", "read ", "claim a."), harness.GrantOf(t, "reader", "read ")))
 	return server, cfg
 }
 

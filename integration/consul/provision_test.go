@@ -64,71 +64,6 @@ func adminPrincipal(t *testing.T, cfg consul.AdminConfig, principal string) *con
 	return b
 }
 
-func adminScope(t *testing.T, s string) naming.Scope {
-	t.Helper()
-	sc, err := naming.ParseScope(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sc
-}
-
-func adminName(t *testing.T, s string) naming.Name {
-	t.Helper()
-	n, err := naming.ParseName(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
-// adminGrant reads "claim game.", "none game.secret", "read ".
-func adminGrant(t *testing.T, principal string, permissions ...string) naming.Grant {
-	t.Helper()
-	g := naming.Grant{Principal: principal}
-	for _, p := range permissions {
-		word, text, _ := strings.Cut(p, " ")
-		access := map[string]naming.Access{"none": naming.NoAccess, "read": naming.MayRead, "claim": naming.MayClaim}[word]
-		g.Permissions = append(g.Permissions, naming.Permission{Scope: adminScope(t, text), Access: access})
-	}
-	return g
-}
-
-func adminPlan(t *testing.T, a *consul.Admin, prune bool, grants ...naming.Grant) []naming.Change {
-	t.Helper()
-	changes, err := a.Plan(t.Context(), grants, prune)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range changes {
-		t.Logf("%s %s: %s", c.Do, c.Object, c.Detail)
-	}
-	return changes
-}
-
-func adminApply(t *testing.T, changes []naming.Change) {
-	t.Helper()
-	for _, c := range changes {
-		if err := c.Apply(t.Context()); err != nil {
-			t.Fatalf("%s %s: %v", c.Do, c.Object, err)
-		}
-	}
-}
-
-// adminWant demands changes whose words are told in this order, and no others.
-func adminWant(t *testing.T, changes []naming.Change, want ...string) {
-	t.Helper()
-	for i, c := range changes {
-		got := c.Do + " " + c.Object + ": " + c.Detail
-		if i < len(want) && !strings.HasPrefix(got, want[i]) {
-			t.Errorf("change %d is %q, want %q…", i, got, want[i])
-		}
-	}
-	if len(changes) != len(want) {
-		t.Errorf("%d changes, want %d", len(changes), len(want))
-	}
-}
-
 // adminSecret is what a token file holds.
 func adminSecret(t *testing.T, cfg consul.AdminConfig, principal string) string {
 	t.Helper()
@@ -173,7 +108,7 @@ func adminRights(t *testing.T, b *consul.Backend, g naming.Grant, names []string
 		t.Errorf("%v may claim nothing and gets a lease: %v", g, err)
 	}
 	for _, s := range names {
-		n, want := adminName(t, s), g.Access(adminName(t, s))
+		n, want := harness.Name(t, s), g.Access(harness.Name(t, s))
 		_, err := b.Get(t.Context(), n)
 		if mayRead := errors.Is(err, naming.ErrNotFound); mayRead != (want >= naming.MayRead) || !mayRead && !errors.Is(err, naming.ErrDenied) {
 			t.Errorf("%v reads %s: %v, want %v", g, s, err, want)
@@ -198,17 +133,17 @@ func adminRights(t *testing.T, b *consul.Backend, g naming.Grant, names []string
 func TestProvision(t *testing.T) {
 	server := harness.StartConsul(t, harness.ConsulOptions{})
 	grants := []naming.Grant{
-		adminGrant(t, "alice", "read ", "claim a.", "none a.secret", "claim a"),
-		adminGrant(t, "bob", "read ", "claim b."),
-		adminGrant(t, "dora", "claim d"),
-		adminGrant(t, "reader", "read "),
+		harness.GrantOf(t, "alice", "read ", "claim a.", "none a.secret", "claim a"),
+		harness.GrantOf(t, "bob", "read ", "claim b."),
+		harness.GrantOf(t, "dora", "claim d"),
+		harness.GrantOf(t, "reader", "read "),
 	}
 	cfg := adminConfig(t, server)
 	var log bytes.Buffer
 	cfg.Logger = zerolog.New(zerolog.SyncWriter(&log))
 	a := adminOpen(t, cfg)
-	changes := adminPlan(t, a, false, grants...)
-	adminWant(t, changes,
+	changes := harness.Plan(t, a, false, grants...)
+	harness.WantPlan(t, changes,
 		`create policy skywarden-alice: write key "skywarden/names/a", deny key "skywarden/names/a/secret", read key_prefix "skywarden/names/", write key_prefix "skywarden/names/a/", write session "skywarden-alice"`,
 		"create node skywarden-alice: ",
 		"create token of alice: with the policy skywarden-alice and nothing else; its secret goes to "+filepath.Join(cfg.TokenDir, "alice.token"),
@@ -219,10 +154,10 @@ func TestProvision(t *testing.T) {
 	if _, err := os.Stat(cfg.TokenDir); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("Plan made %s: %v", cfg.TokenDir, err)
 	}
-	adminApply(t, changes)
-	adminWant(t, adminPlan(t, a, true, grants...))
-	adminApply(t, changes) // a repetition harms nobody
-	adminWant(t, adminPlan(t, a, true, grants...))
+	harness.Apply(t, changes)
+	harness.WantPlan(t, harness.Plan(t, a, true, grants...))
+	harness.Apply(t, changes) // a repetition harms nobody
+	harness.WantPlan(t, harness.Plan(t, a, true, grants...))
 
 	text := log.String()
 	for _, c := range changes {
@@ -271,10 +206,10 @@ func TestProvisionProperty(t *testing.T) {
 				}
 			}
 			random.Shuffle(len(permissions), func(i, j int) { permissions[i], permissions[j] = permissions[j], permissions[i] })
-			grants = append(grants, adminGrant(t, principal, permissions...))
+			grants = append(grants, harness.GrantOf(t, principal, permissions...))
 		}
-		adminApply(t, adminPlan(t, a, false, grants...))
-		adminWant(t, adminPlan(t, a, false, grants...))
+		harness.Apply(t, harness.Plan(t, a, false, grants...))
+		harness.WantPlan(t, harness.Plan(t, a, false, grants...))
 		for _, g := range grants {
 			adminRights(t, adminPrincipal(t, cfg, g.Principal), g, names)
 		}
@@ -288,11 +223,11 @@ func TestProvisionProperty(t *testing.T) {
 func TestProvisionDrift(t *testing.T) {
 	server := harness.StartConsul(t, harness.ConsulOptions{})
 	acl, catalog := server.Admin.ACL(), server.Admin.Catalog()
-	grants := []naming.Grant{adminGrant(t, "alice", "read ", "claim a."), adminGrant(t, "bob", "read ", "claim b.")}
+	grants := []naming.Grant{harness.GrantOf(t, "alice", "read ", "claim a."), harness.GrantOf(t, "bob", "read ", "claim b.")}
 	cfg := adminConfig(t, server)
 	a := adminOpen(t, cfg)
-	adminApply(t, adminPlan(t, a, false, grants...))
-	adminWant(t, adminPlan(t, a, true, grants...))
+	harness.Apply(t, harness.Plan(t, a, false, grants...))
+	harness.WantPlan(t, harness.Plan(t, a, true, grants...))
 	other := server.Token(t) // of somebody else
 	server.Policy(t, "skywarden-else", `key "x" { policy = "read" }`)
 	server.Node(t, "skywarden-else")
@@ -413,7 +348,7 @@ func TestProvisionDrift(t *testing.T) {
 		},
 		{
 			"principals who are not in the list", func(t *testing.T) {
-				adminApply(t, adminPlan(t, a, false, adminGrant(t, "gone", "claim gone")))
+				harness.Apply(t, harness.Plan(t, a, false, harness.GrantOf(t, "gone", "claim gone")))
 			},
 			[]string{"delete token of gone: ", "delete policy skywarden-gone: ", "delete node skywarden-gone: "},
 			true,
@@ -422,10 +357,10 @@ func TestProvisionDrift(t *testing.T) {
 		t.Run(test.title, func(t *testing.T) {
 			test.drift(t)
 			if test.prune {
-				adminWant(t, adminPlan(t, a, false, grants...))
+				harness.WantPlan(t, harness.Plan(t, a, false, grants...))
 			}
-			changes := adminPlan(t, a, test.prune, grants...)
-			adminWant(t, changes, test.want...)
+			changes := harness.Plan(t, a, test.prune, grants...)
+			harness.WantPlan(t, changes, test.want...)
 			for _, c := range changes {
 				for _, secret := range []string{other, original.SecretID, "hunter2", server.ManagementToken} {
 					if strings.Contains(fmt.Sprintf("%+v", c), secret) {
@@ -433,9 +368,9 @@ func TestProvisionDrift(t *testing.T) {
 					}
 				}
 			}
-			adminApply(t, changes)
-			adminApply(t, changes)
-			adminWant(t, adminPlan(t, a, true, grants...))
+			harness.Apply(t, changes)
+			harness.Apply(t, changes)
+			harness.WantPlan(t, harness.Plan(t, a, true, grants...))
 			adminRights(t, adminPrincipal(t, cfg, "alice"), grants[0], []string{"a.x", "b.x"})
 			adminRights(t, adminPrincipal(t, cfg, "bob"), grants[1], []string{"a.x", "b.x"})
 		})
@@ -460,20 +395,20 @@ func TestProvisionDrift(t *testing.T) {
 // is as good as the first, also after the first is deleted.
 func TestProvisionReplacedToken(t *testing.T) {
 	server := harness.StartConsul(t, harness.ConsulOptions{})
-	cfg, grant := adminConfig(t, server), adminGrant(t, "alice", "read ", "claim a.")
+	cfg, grant := adminConfig(t, server), harness.GrantOf(t, "alice", "read ", "claim a.")
 	a := adminOpen(t, cfg)
-	adminApply(t, adminPlan(t, a, false, grant))
+	harness.Apply(t, harness.Plan(t, a, false, grant))
 	first := adminToken(t, server, cfg, "alice")
 	second, _, err := server.Admin.ACL().TokenClone(first.AccessorID, first.Description, nil)
 	adminMust(t, nil, err)
-	adminWant(t, adminPlan(t, a, true, grant))
+	harness.WantPlan(t, harness.Plan(t, a, true, grant))
 	adminMust(t, nil, os.WriteFile(filepath.Join(cfg.TokenDir, "alice.token"), []byte(second.SecretID), 0o600))
-	adminWant(t, adminPlan(t, a, true, grant))
+	harness.WantPlan(t, harness.Plan(t, a, true, grant))
 	server.RevokeToken(t, first.SecretID)
-	adminWant(t, adminPlan(t, a, true, grant))
+	harness.WantPlan(t, harness.Plan(t, a, true, grant))
 	adminRights(t, adminPrincipal(t, cfg, "alice"), grant, []string{"a.x", "b"})
-	adminApply(t, adminPlan(t, a, true))
-	adminWant(t, adminPlan(t, a, true))
+	harness.Apply(t, harness.Plan(t, a, true))
+	harness.WantPlan(t, harness.Plan(t, a, true))
 	if _, _, err := server.Admin.ACL().TokenReadSelf(&api.QueryOptions{Token: second.SecretID}); err == nil {
 		t.Error("a token of a pruned principal is left")
 	}
@@ -483,7 +418,7 @@ func TestProvisionReplacedToken(t *testing.T) {
 // leaves nothing that is too much.
 func TestProvisionLostAnswers(t *testing.T) {
 	server := harness.StartConsul(t, harness.ConsulOptions{})
-	grant := adminGrant(t, "alice", "read ", "claim a.")
+	grant := harness.GrantOf(t, "alice", "read ", "claim a.")
 	for _, path := range []string{"/v1/acl/policy", "/v1/catalog/register", "/v1/acl/token"} {
 		t.Run(path, func(t *testing.T) {
 			recorder := harness.NewHTTPRecorder(t, server.CA, server.Address)
@@ -499,18 +434,18 @@ func TestProvisionLostAnswers(t *testing.T) {
 				dropped = dropped || drop
 				return drop
 			})
-			adminApply(t, adminPlan(t, a, false, grant))
+			harness.Apply(t, harness.Plan(t, a, false, grant))
 			if !dropped {
 				t.Error("no answer was lost: this tests nothing")
 			}
-			adminWant(t, adminPlan(t, a, true, grant))
+			harness.WantPlan(t, harness.Plan(t, a, true, grant))
 			adminRights(t, adminPrincipal(t, cfg, "alice"), grant, []string{"a.x", "b"})
 			tokens, _, err := server.Admin.ACL().TokenList(nil)
 			adminMust(t, nil, err)
 			if len(tokens) != 3 { // the administrator's, the anonymous one, and alice's
 				t.Errorf("%d tokens", len(tokens))
 			}
-			adminApply(t, adminPlan(t, a, true))
+			harness.Apply(t, harness.Plan(t, a, true))
 		})
 	}
 }
@@ -521,11 +456,11 @@ func TestProvisionSessionsApart(t *testing.T) {
 	server := harness.StartConsul(t, harness.ConsulOptions{})
 	cfg := adminConfig(t, server)
 	a := adminOpen(t, cfg)
-	adminApply(t, adminPlan(t, a, false, adminGrant(t, "alice", "read ", "claim a."), adminGrant(t, "bob", "read ", "claim b.")))
+	harness.Apply(t, harness.Plan(t, a, false, harness.GrantOf(t, "alice", "read ", "claim a."), harness.GrantOf(t, "bob", "read ", "claim b.")))
 	alice := adminPrincipal(t, cfg, "alice")
 	l, err := alice.Lease(t.Context(), 0)
 	adminMust(t, nil, err)
-	_, err = l.Claim(t.Context(), adminName(t, "a.x"), []byte("1"), 0)
+	_, err = l.Claim(t.Context(), harness.Name(t, "a.x"), []byte("1"), 0)
 	adminMust(t, nil, err)
 	pair, _, err := server.Admin.KV().Get("skywarden/names/a/x", nil)
 	if err != nil || pair == nil || pair.Session == "" {
@@ -544,11 +479,11 @@ func TestProvisionSessionsApart(t *testing.T) {
 	if _, err := bob.KV().DeleteTree("skywarden/names/", nil); err == nil || !strings.Contains(err.Error(), "403") {
 		t.Errorf("bob deletes everything: %v", err)
 	}
-	if entry, err := alice.Get(t.Context(), adminName(t, "a.x")); err != nil || !entry.Held {
+	if entry, err := alice.Get(t.Context(), harness.Name(t, "a.x")); err != nil || !entry.Held {
 		t.Errorf("after that: %+v, %v", entry, err)
 	}
 	// The administrator can: who is not in the list any more is out at once.
-	adminApply(t, adminPlan(t, a, true, adminGrant(t, "bob", "read ", "claim b.")))
+	harness.Apply(t, harness.Plan(t, a, true, harness.GrantOf(t, "bob", "read ", "claim b.")))
 	if pair, _, err := server.Admin.KV().Get("skywarden/names/a/x", nil); err != nil || pair != nil {
 		t.Errorf("the name of a principal who is gone: %+v, %v", pair, err)
 	}
@@ -559,7 +494,7 @@ func TestProvisionSessionsApart(t *testing.T) {
 func TestProvisionTrees(t *testing.T) {
 	server := harness.StartConsul(t, harness.ConsulOptions{})
 	cfg := adminConfig(t, server)
-	adminApply(t, adminPlan(t, adminOpen(t, cfg), false, adminGrant(t, "alice", "claim a", "claim b.", "none b.secret", "claim c.", "read c.x", "claim d.")))
+	harness.Apply(t, harness.Plan(t, adminOpen(t, cfg), false, harness.GrantOf(t, "alice", "claim a", "claim b.", "none b.secret", "claim c.", "read c.x", "claim d.")))
 	keys := []string{"a", "a/x", "a2", "b/secret", "b/x", "c/x", "c/y", "d/x", "d2"}
 	for _, key := range keys {
 		_, err := server.Admin.KV().Put(&api.KVPair{Key: "skywarden/names/" + key, Value: []byte("1")}, nil)
@@ -592,12 +527,12 @@ func TestProvisionTrees(t *testing.T) {
 // Two administrators at once do not get into each other's way.
 func TestProvisionTwice(t *testing.T) {
 	server := harness.StartConsul(t, harness.ConsulOptions{})
-	grants := []naming.Grant{adminGrant(t, "alice", "claim a."), adminGrant(t, "bob", "claim b.")}
+	grants := []naming.Grant{harness.GrantOf(t, "alice", "claim a."), harness.GrantOf(t, "bob", "claim b.")}
 	var all [4]consul.AdminConfig
 	var plans [len(all)][]naming.Change
 	for i := range all {
 		all[i] = adminConfig(t, server)
-		plans[i] = adminPlan(t, adminOpen(t, all[i]), false, grants...)
+		plans[i] = harness.Plan(t, adminOpen(t, all[i]), false, grants...)
 	}
 	var wg sync.WaitGroup
 	for i := range all {
@@ -611,7 +546,7 @@ func TestProvisionTwice(t *testing.T) {
 	}
 	wg.Wait()
 	for _, cfg := range all {
-		adminWant(t, adminPlan(t, adminOpen(t, cfg), true, grants...))
+		harness.WantPlan(t, harness.Plan(t, adminOpen(t, cfg), true, grants...))
 		if adminSecret(t, cfg, "alice") != adminSecret(t, all[0], "alice") {
 			t.Error("alice has two secrets")
 		}
@@ -624,16 +559,16 @@ func TestProvisionDoesNotDisturbOwners(t *testing.T) {
 	server := harness.StartConsul(t, harness.ConsulOptions{})
 	cfg := adminConfig(t, server)
 	a := adminOpen(t, cfg)
-	adminApply(t, adminPlan(t, a, false, adminGrant(t, "alice", "claim a.", "claim b."), adminGrant(t, "bob", "claim b.")))
+	harness.Apply(t, harness.Plan(t, a, false, harness.GrantOf(t, "alice", "claim a.", "claim b."), harness.GrantOf(t, "bob", "claim b.")))
 	l, err := adminPrincipal(t, cfg, "alice").Lease(t.Context(), 0)
 	adminMust(t, nil, err)
 	ctx, stop := context.WithCancel(t.Context())
 	failed := make(chan error, 1)
 	go func() {
 		for ctx.Err() == nil {
-			_, err := l.Claim(ctx, adminName(t, "a.y"), []byte("1"), 0)
+			_, err := l.Claim(ctx, harness.Name(t, "a.y"), []byte("1"), 0)
 			if err == nil {
-				err = l.Release(ctx, adminName(t, "a.y"))
+				err = l.Release(ctx, harness.Name(t, "a.y"))
 			}
 			if err != nil && ctx.Err() == nil {
 				failed <- err
@@ -643,12 +578,12 @@ func TestProvisionDoesNotDisturbOwners(t *testing.T) {
 		failed <- nil
 	}()
 	for _, grants := range [][]naming.Grant{
-		{adminGrant(t, "alice", "read ", "claim a."), adminGrant(t, "bob", "claim b.", "claim c")},
-		{adminGrant(t, "alice", "claim a.y"), adminGrant(t, "carol", "read ")},
-		{adminGrant(t, "alice", "claim ")},
+		{harness.GrantOf(t, "alice", "read ", "claim a."), harness.GrantOf(t, "bob", "claim b.", "claim c")},
+		{harness.GrantOf(t, "alice", "claim a.y"), harness.GrantOf(t, "carol", "read ")},
+		{harness.GrantOf(t, "alice", "claim ")},
 	} {
-		adminApply(t, adminPlan(t, a, true, grants...))
-		adminWant(t, adminPlan(t, a, true, grants...))
+		harness.Apply(t, harness.Plan(t, a, true, grants...))
+		harness.WantPlan(t, harness.Plan(t, a, true, grants...))
 	}
 	stop()
 	if err := <-failed; err != nil {
@@ -660,8 +595,8 @@ func TestProvisionRefuses(t *testing.T) {
 	server := harness.StartConsul(t, harness.ConsulOptions{})
 	cfg := adminConfig(t, server)
 	a := adminOpen(t, cfg)
-	alice := adminGrant(t, "alice", "claim a.")
-	adminApply(t, adminPlan(t, a, false, alice))
+	alice := harness.GrantOf(t, "alice", "claim a.")
+	harness.Apply(t, harness.Plan(t, a, false, alice))
 	denied := func(title, rules string) {
 		t.Helper()
 		server.Policy(t, title, rules)
@@ -682,16 +617,16 @@ func TestProvisionRefuses(t *testing.T) {
 			t.Errorf("%s: got %v, want %v with %q", title, err, naming.ErrInsecureConfig, want)
 		}
 	}
-	insecure("names that differ in capitals", a, "capitals", alice, adminGrant(t, "Alice", "claim b."))
-	insecure("no name for Consul", a, "a b", adminGrant(t, "a b", "claim b."))
+	insecure("names that differ in capitals", a, "capitals", alice, harness.GrantOf(t, "Alice", "claim b."))
+	insecure("no name for Consul", a, "a b", harness.GrantOf(t, "a b", "claim b."))
 	below := cfg
 	below.Root = "skywarden/eu"
-	adminApply(t, adminPlan(t, adminOpen(t, below), false, adminGrant(t, "zoe", "claim z")))
-	insecure("what is called alike is of another root", a, `"zoe" below root "skywarden/eu"`, adminGrant(t, "eu-zoe", "claim z"))
-	adminWant(t, adminPlan(t, a, true, alice)) // nor is it pruned
+	harness.Apply(t, harness.Plan(t, adminOpen(t, below), false, harness.GrantOf(t, "zoe", "claim z")))
+	insecure("what is called alike is of another root", a, `"zoe" below root "skywarden/eu"`, harness.GrantOf(t, "eu-zoe", "claim z"))
+	harness.WantPlan(t, harness.Plan(t, a, true, alice)) // nor is it pruned
 	machine := cfg
 	machine.Root = "server"
-	insecure("a machine's node", adminOpen(t, machine), "no virtual one", adminGrant(t, "1", "claim a"))
+	insecure("a machine's node", adminOpen(t, machine), "no virtual one", harness.GrantOf(t, "1", "claim a"))
 	token, _, err := server.Admin.ACL().TokenReadSelf(&api.QueryOptions{Token: adminSecret(t, cfg, "alice")})
 	adminMust(t, nil, err)
 	token.Policies = append(token.Policies, &api.ACLLink{Name: "global-management"})
@@ -705,7 +640,7 @@ func TestProvisionRefuses(t *testing.T) {
 		t.Errorf("an empty configuration: %v", err)
 	}
 	adminMust(t, nil, os.Mkdir(filepath.Join(cfg.TokenDir, "bob.token"), 0o700))
-	if _, err := a.Plan(t.Context(), []naming.Grant{adminGrant(t, "bob", "claim b")}, false); err == nil || !strings.Contains(err.Error(), "bob.token") {
+	if _, err := a.Plan(t.Context(), []naming.Grant{harness.GrantOf(t, "bob", "claim b")}, false); err == nil || !strings.Contains(err.Error(), "bob.token") {
 		t.Errorf("a token file that is a directory: %v", err)
 	}
 	server.Pause(t)
@@ -722,7 +657,7 @@ func TestProvisionRefuses(t *testing.T) {
 // nothing to change but the tokens, which are made here as the script does.
 func TestRender(t *testing.T) {
 	server := harness.StartConsul(t, harness.ConsulOptions{})
-	grants := []naming.Grant{adminGrant(t, "alice", "read ", "claim a.", "none a.secret", "claim b"), adminGrant(t, "reader", "read ")}
+	grants := []naming.Grant{harness.GrantOf(t, "alice", "read ", "claim a.", "none a.secret", "claim b"), harness.GrantOf(t, "reader", "read ")}
 	files, err := consul.Render("prod/skywarden", grants)
 	adminMust(t, nil, err)
 	for _, f := range files {
@@ -738,9 +673,9 @@ func TestRender(t *testing.T) {
 	cfg := adminConfig(t, server)
 	cfg.Root = "prod/skywarden"
 	a := adminOpen(t, cfg)
-	changes := adminPlan(t, a, true, grants...)
-	adminWant(t, changes, "create token of alice: ", "create token of reader: ")
-	adminApply(t, changes)
+	changes := harness.Plan(t, a, true, grants...)
+	harness.WantPlan(t, changes, "create token of alice: ", "create token of reader: ")
+	harness.Apply(t, changes)
 	for _, g := range grants {
 		adminRights(t, adminPrincipal(t, cfg, g.Principal), g, []string{"a.x", "a.secret", "b", "b.x", "c"})
 	}

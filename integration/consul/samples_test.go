@@ -83,7 +83,7 @@ func TestSamples(t *testing.T) {
 	}
 	admin := consul.AdminConfig{Config: *c.Consul, TokenDir: t.TempDir()}
 	admin.TokenFile, admin.Token = "", consul.NewSecret(server.ManagementToken)
-	adminWant(t, adminPlan(t, adminOpen(t, admin), true, grants...), "create token of billing: ", "create token of game: ")
+	harness.WantPlan(t, harness.Plan(t, adminOpen(t, admin), true, grants...), "create token of billing: ", "create token of game: ")
 
 	node, err := c.Open(t.Context(), func(c *skywarden.Config) { c.Logger = zerolog.New(zerolog.NewTestWriter(t)) })
 	if err != nil {

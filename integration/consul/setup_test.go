@@ -2,7 +2,6 @@
 package consul_test
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -18,6 +17,13 @@ import (
 )
 
 func TestMain(m *testing.M) { harness.Main(m) }
+
+// Words that every test uses.
+var (
+	name   = harness.Name
+	scope  = harness.Scope
+	mustBe = harness.MustBe
+)
 
 const root = "skywarden"
 
@@ -111,24 +117,6 @@ func openAs(t *testing.T, servers *harness.ConsulAccess, who string) *consul.Bac
 	return open(t, config(t, servers, who))
 }
 
-func name(tb testing.TB, s string) naming.Name {
-	tb.Helper()
-	n, err := naming.ParseName(s)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return n
-}
-
-func scope(tb testing.TB, s string) naming.Scope {
-	tb.Helper()
-	sc, err := naming.ParseScope(s)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return sc
-}
-
 func lease(t *testing.T, b naming.Backend) naming.Lease {
 	t.Helper()
 	l, err := b.Lease(t.Context(), 0)
@@ -145,17 +133,6 @@ func claim(t *testing.T, l naming.Lease, n, value string) naming.Revision {
 		t.Fatal(err)
 	}
 	return rev
-}
-
-func mustBe(t *testing.T, err, kind error) {
-	t.Helper()
-	if !errors.Is(err, kind) {
-		t.Errorf("error %v, want %v", err, kind)
-	}
-	var form *naming.Error
-	if err != nil && !errors.As(err, &form) {
-		t.Errorf("the error %v is no *naming.Error", err)
-	}
 }
 
 // eventually repeats ok until it is true.

@@ -23,15 +23,15 @@ func TestProvisionWithPasswords(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer a.Close()
-	grants := []naming.Grant{grantOf(t, "alice", "read ", "claim a."), grantOf(t, "dora", "claim d")}
-	changes := plan(t, a, false, grants...)
+	grants := []naming.Grant{harness.GrantOf(t, "alice", "read ", "claim a."), harness.GrantOf(t, "dora", "claim d")}
+	changes := harness.Plan(t, a, false, grants...)
 	for _, c := range changes {
 		if c.Object == "user dora" && !strings.Contains(c.Detail, "etcdctl user add dora") {
 			t.Errorf("got %s", c.Detail)
 		}
 	}
-	apply(t, changes)
-	wantPlan(t, plan(t, a, false, grants...))
+	harness.Apply(t, changes)
+	harness.WantPlan(t, harness.Plan(t, a, false, grants...))
 	alice := open(t, cfg(server, "alice"))
 	claim(t, lease(t, alice), "a.x", "1")
 	found := inspect(t, alice)

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -28,65 +27,18 @@ func admin(t *testing.T, server *harness.Etcd, user string) *etcd.Admin {
 	return a
 }
 
-// grantOf reads "claim game.", "none game.secret", "read ".
-func grantOf(t *testing.T, principal string, permissions ...string) naming.Grant {
-	t.Helper()
-	g := naming.Grant{Principal: principal}
-	for _, p := range permissions {
-		word, text, _ := strings.Cut(p, " ")
-		access := map[string]naming.Access{"none": naming.NoAccess, "read": naming.MayRead, "claim": naming.MayClaim}[word]
-		g.Permissions = append(g.Permissions, naming.Permission{Scope: scope(t, text), Access: access})
-	}
-	return g
-}
-
-func plan(t *testing.T, a *etcd.Admin, prune bool, grants ...naming.Grant) []naming.Change {
-	t.Helper()
-	changes, err := a.Plan(t.Context(), grants, prune)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, c := range changes {
-		t.Logf("%s %s: %s", c.Do, c.Object, c.Detail)
-	}
-	return changes
-}
-
-func apply(t *testing.T, changes []naming.Change) {
-	t.Helper()
-	for _, c := range changes {
-		if err := c.Apply(t.Context()); err != nil {
-			t.Fatalf("%s %s: %v", c.Do, c.Object, err)
-		}
-	}
-}
-
-// wantPlan demands changes whose words are told in this order, and no others.
-func wantPlan(t *testing.T, changes []naming.Change, want ...string) {
-	t.Helper()
-	for i, c := range changes {
-		got := c.Do + " " + c.Object + ": " + c.Detail
-		if i < len(want) && !strings.HasPrefix(got, want[i]) {
-			t.Errorf("change %d is %q, want %q…", i, got, want[i])
-		}
-	}
-	if len(changes) != len(want) {
-		t.Errorf("%d changes, want %d", len(changes), len(want))
-	}
-}
-
 // From a server with access control off to one on which everybody has exactly
 // what the grants say. Once more changes nothing.
 func TestProvision(t *testing.T) {
 	server := harness.StartEtcd(t, harness.EtcdOptions{NoAuth: true})
 	grants := []naming.Grant{
-		grantOf(t, "alice", "read ", "claim a.", "none a.secret", "claim a"),
-		grantOf(t, "bob", "read ", "claim b."),
-		grantOf(t, "dora", "claim d"),
+		harness.GrantOf(t, "alice", "read ", "claim a.", "none a.secret", "claim a"),
+		harness.GrantOf(t, "bob", "read ", "claim b."),
+		harness.GrantOf(t, "dora", "claim d"),
 	}
 	a := admin(t, server, "root")
-	changes := plan(t, a, false, grants...)
-	wantPlan(t, changes,
+	changes := harness.Plan(t, a, false, grants...)
+	harness.WantPlan(t, changes,
 		"create role skywarden:alice: readwrite /skywarden/names/a, readwrite [/skywarden/names/a/, /skywarden/names/a/secret), ",
 		"create user alice: ",
 		"create role skywarden:bob: readwrite /skywarden/names/b/*, read /skywarden/names/*",
@@ -96,10 +48,10 @@ func TestProvision(t *testing.T) {
 		"create user root: ",
 		"change access control: turn it on",
 	)
-	apply(t, changes)
-	wantPlan(t, plan(t, a, true, grants...))
-	apply(t, changes) // a repetition harms nobody
-	wantPlan(t, plan(t, a, true, grants...))
+	harness.Apply(t, changes)
+	harness.WantPlan(t, harness.Plan(t, a, true, grants...))
+	harness.Apply(t, changes) // a repetition harms nobody
+	harness.WantPlan(t, harness.Plan(t, a, true, grants...))
 
 	for user, wants := range map[string]map[string]naming.Access{
 		"alice": {"a": naming.MayClaim, "a.x": naming.MayClaim, "a.secre": naming.MayClaim, "a.secret": naming.NoAccess, "a.secret-x": naming.MayClaim, "a.secret.x": naming.MayClaim, "b.x": naming.MayRead, "a2": naming.MayRead},
@@ -152,12 +104,12 @@ func synced(t *testing.T, b *etcd.Backend, sc string) bool {
 // What somebody changed by hand is told and repaired, and nothing else is.
 func TestProvisionDrift(t *testing.T) {
 	server := harness.StartEtcd(t, harness.EtcdOptions{})
-	grants := []naming.Grant{grantOf(t, "alice", "read ", "claim a."), grantOf(t, "bob", "read ", "claim b.")}
+	grants := []naming.Grant{harness.GrantOf(t, "alice", "read ", "claim a."), harness.GrantOf(t, "bob", "read ", "claim b.")}
 	a := admin(t, server, "root")
 	server.SetRole(t, "elsewhere", harness.ReadWritePrefix("/other/"))
 	server.SetUser(t, "alice", "elsewhere")
-	apply(t, plan(t, a, false, grants...))
-	wantPlan(t, plan(t, a, true, grants...))
+	harness.Apply(t, harness.Plan(t, a, false, grants...))
+	harness.WantPlan(t, harness.Plan(t, a, true, grants...))
 
 	for _, test := range []struct {
 		title string
@@ -225,12 +177,12 @@ func TestProvisionDrift(t *testing.T) {
 		t.Run(test.title, func(t *testing.T) {
 			test.drift()
 			if test.prune {
-				wantPlan(t, plan(t, a, false, grants...))
+				harness.WantPlan(t, harness.Plan(t, a, false, grants...))
 			}
-			changes := plan(t, a, test.prune, grants...)
-			wantPlan(t, changes, test.want...)
-			apply(t, changes)
-			wantPlan(t, plan(t, a, true, grants...))
+			changes := harness.Plan(t, a, test.prune, grants...)
+			harness.WantPlan(t, changes, test.want...)
+			harness.Apply(t, changes)
+			harness.WantPlan(t, harness.Plan(t, a, true, grants...))
 		})
 	}
 	// What is none of our business is as before.
@@ -270,15 +222,15 @@ func TestProvisionTwoRoots(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer two.Close()
-	first, second := grantOf(t, "alice", "claim a."), grantOf(t, "alice", "claim b.")
-	apply(t, plan(t, one, true, first))
-	changes := plan(t, two, true, second)
-	wantPlan(t, changes, "create role test:alice: readwrite /test/names/b/*", "change user alice: give the role test:alice")
-	apply(t, changes)
-	wantPlan(t, plan(t, one, true, first))
-	wantPlan(t, plan(t, two, true, second))
-	apply(t, plan(t, two, true)) // nobody is in its list any more
-	wantPlan(t, plan(t, one, true, first))
+	first, second := harness.GrantOf(t, "alice", "claim a."), harness.GrantOf(t, "alice", "claim b.")
+	harness.Apply(t, harness.Plan(t, one, true, first))
+	changes := harness.Plan(t, two, true, second)
+	harness.WantPlan(t, changes, "create role test:alice: readwrite /test/names/b/*", "change user alice: give the role test:alice")
+	harness.Apply(t, changes)
+	harness.WantPlan(t, harness.Plan(t, one, true, first))
+	harness.WantPlan(t, harness.Plan(t, two, true, second))
+	harness.Apply(t, harness.Plan(t, two, true)) // nobody is in its list any more
+	harness.WantPlan(t, harness.Plan(t, one, true, first))
 }
 
 // While a plan is applied nobody loses what he has before and after: an owner
@@ -306,15 +258,15 @@ func TestProvisionDoesNotDisturbOwners(t *testing.T) {
 		}
 		failed <- nil
 	}()
-	grants := []naming.Grant{grantOf(t, "alice", "read ", "claim a.", "claim a", "claim shared."), grantOf(t, "bob", "read ", "claim b.", "claim shared.")}
-	changes := plan(t, a, true, grants...)
-	wantPlan(t, changes,
+	grants := []naming.Grant{harness.GrantOf(t, "alice", "read ", "claim a.", "claim a", "claim shared."), harness.GrantOf(t, "bob", "read ", "claim b.", "claim shared.")}
+	changes := harness.Plan(t, a, true, grants...)
+	harness.WantPlan(t, changes,
 		"create role skywarden:alice", "change user alice: give", "create role skywarden:bob", "change user bob: give",
 		"change user alice: take the role names-read", "change user alice: take the role own-a", "change user alice: take the role own-shared",
 		"change user bob: take the role names-read", "change user bob: take the role own-b", "change user bob: take the role own-shared",
 	)
 	for _, c := range changes {
-		apply(t, []naming.Change{c})
+		harness.Apply(t, []naming.Change{c})
 		if entry, err := b.Get(t.Context(), name(t, "a.x")); err != nil || !entry.Held {
 			t.Errorf("after %s %s: %v, %v", c.Do, c.Object, entry, err)
 		}
@@ -323,18 +275,18 @@ func TestProvisionDoesNotDisturbOwners(t *testing.T) {
 	if err := <-failed; err != nil {
 		t.Errorf("the owner was disturbed: %v", err)
 	}
-	wantPlan(t, plan(t, a, true, grants...))
+	harness.WantPlan(t, harness.Plan(t, a, true, grants...))
 }
 
 func TestProvisionRefuses(t *testing.T) {
 	server := start(t)
-	alice := grantOf(t, "alice", "claim a.")
+	alice := harness.GrantOf(t, "alice", "claim a.")
 	// Nobody but an administrator.
 	_, err := admin(t, server, "bob").Plan(t.Context(), []naming.Grant{alice}, false)
 	mustBe(t, err, naming.ErrDenied)
 	// Nobody is both administrator and principal.
 	a := admin(t, server, "root")
-	_, err = a.Plan(t.Context(), []naming.Grant{grantOf(t, "root", "claim r")}, false)
+	_, err = a.Plan(t.Context(), []naming.Grant{harness.GrantOf(t, "root", "claim r")}, false)
 	mustBe(t, err, naming.ErrInsecureConfig)
 	server.SetUser(t, "alice", "root")
 	_, err = admin(t, server, "alice").Plan(t.Context(), []naming.Grant{alice}, false)
@@ -397,12 +349,12 @@ func TestProvisionFromAnythingToAnything(t *testing.T) {
 					permissions = append(permissions, []string{"none", "read", "claim"}[rnd.IntN(3)]+" "+sc)
 				}
 			}
-			grants[p] = grantOf(t, p, permissions...)
+			grants[p] = harness.GrantOf(t, p, permissions...)
 			list = append(list, grants[p])
 		}
-		changes := plan(t, a, false, list...)
+		changes := harness.Plan(t, a, false, list...)
 		for i, c := range changes {
-			apply(t, changes[i:i+1])
+			harness.Apply(t, changes[i:i+1])
 			for _, p := range principals {
 				for _, n := range names {
 					least := min(before[p].Access(name(t, n)), grants[p].Access(name(t, n)))
@@ -412,6 +364,6 @@ func TestProvisionFromAnythingToAnything(t *testing.T) {
 				}
 			}
 		}
-		wantPlan(t, plan(t, a, true, list...))
+		harness.WantPlan(t, harness.Plan(t, a, true, list...))
 	}
 }

@@ -3,7 +3,6 @@ package etcd_test
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -18,6 +17,13 @@ import (
 )
 
 func TestMain(m *testing.M) { harness.Main(m) }
+
+// Words that every test uses.
+var (
+	name   = harness.Name
+	scope  = harness.Scope
+	mustBe = harness.MustBe
+)
 
 const root = "/skywarden"
 
@@ -81,24 +87,6 @@ func through(cfg etcd.Config, proxies ...*harness.Proxy) etcd.Config {
 	return cfg
 }
 
-func name(t *testing.T, s string) naming.Name {
-	t.Helper()
-	n, err := naming.ParseName(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
-}
-
-func scope(t *testing.T, s string) naming.Scope {
-	t.Helper()
-	sc, err := naming.ParseScope(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sc
-}
-
 func lease(t *testing.T, b *etcd.Backend) naming.Lease {
 	t.Helper()
 	l, err := b.Lease(t.Context(), 0)
@@ -115,17 +103,6 @@ func claim(t *testing.T, l naming.Lease, n, value string) naming.Revision {
 		t.Fatal(err)
 	}
 	return rev
-}
-
-func mustBe(t *testing.T, err, kind error) {
-	t.Helper()
-	if !errors.Is(err, kind) {
-		t.Errorf("error %v, want %v", err, kind)
-	}
-	var form *naming.Error
-	if err != nil && !errors.As(err, &form) {
-		t.Errorf("the error %v is no *naming.Error", err)
-	}
 }
 
 // admin is how the server's administrator, or an attacker, sees things.
