@@ -52,6 +52,9 @@ func die(t *testing.T, seen *harness.WatchLog, cfg consul.Config, address string
 			if !free.After(l.Deadline()) {
 				t.Errorf("%s was free %v before its owner had to stop", n, l.Deadline().Sub(free))
 			}
+			if !ended(l) {
+				t.Errorf("the owner of %s does not know that its lease has ended", n)
+			}
 			proxy.Heal() // so that Close need not wait
 		})
 	}

@@ -2,6 +2,7 @@ package consul_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/http"
@@ -943,5 +944,27 @@ func TestManyWatches(t *testing.T) {
 		if downs := strings.Count(strings.Join(w.All(), "\n"), "down"); downs != 1 {
 			t.Fatalf("watch %d was told %q", i, w.All())
 		}
+	}
+}
+
+// Something between us and the server that does not speak HTTP/2 would need a
+// connection for each watch.
+func TestServerWithoutHTTP2IsRefused(t *testing.T) {
+	server := start(t)
+	cert := server.CA.Server(t, "127.0.0.1").TLS()
+	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS13})
+	if err != nil {
+		t.Fatal(err)
+	}
+	between := http.Server{Handler: http.NotFoundHandler(), ReadHeaderTimeout: time.Second}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = between.Serve(listener) }) // ends with Close
+	defer serving.Wait()
+	defer between.Close()
+	b := open(t, via(config(t, server.ConsulAccess, "alice"), listener.Addr().String()))
+	_, err = b.Get(t.Context(), name(t, "a.x"))
+	mustBe(t, err, naming.ErrUnavailable)
+	if err == nil || !strings.Contains(err.Error(), "HTTP/2") {
+		t.Errorf("Get: %v, want to hear of HTTP/2", err)
 	}
 }
