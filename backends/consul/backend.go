@@ -87,7 +87,14 @@ func (b *Backend) first(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for i, client := range b.servers.clients {
 		wg.Go(func() {
-			err := once(ctx, openTimeout, func(ctx context.Context) error { return b.self(ctx, client) })
+			err := once(ctx, openTimeout, func(ctx context.Context) error {
+				for {
+					err := b.self(ctx, client)
+					if !untold(err) || driver.Pause(ctx, driver.RetryPause) != nil {
+						return err
+					}
+				}
+			})
 			if err != nil {
 				problems[i] = fmt.Errorf("%s: %w", b.settings.hosts[i], err)
 			}
