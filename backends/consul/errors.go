@@ -136,14 +136,6 @@ func isContext(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// untold says whether a connection ended before its first request. net/http keeps
-// the reason to itself then, and that may be the server's refusal of our
-// certificate: which of the two is seen is a matter of microseconds. The next try
-// may tell.
-func untold(err error) bool {
-	return err != nil && strings.Contains(err.Error(), "http2: client conn could not be established")
-}
-
 // definite says whether a server was reached and is not who it should be, or
 // does not want us: waiting would not help.
 func definite(err error) bool {
