@@ -39,6 +39,10 @@ const (
 	whoTry       = time.Second
 	openTimeout  = 2 * time.Second
 	closeTimeout = 2 * time.Second
+	// A server refuses a certificate after the handshake of TLS 1.3, and closes the
+	// connection. Whether the reason is seen, or just that it was closed, is a matter
+	// of microseconds; the next try may tell.
+	openTries = 5
 )
 
 // Open connects to Consul. All problems of cfg are reported at once, joined; they
@@ -87,7 +91,15 @@ func (b *Backend) first(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for i, client := range b.servers.clients {
 		wg.Go(func() {
-			err := once(ctx, openTimeout, func(ctx context.Context) error { return b.self(ctx, client) })
+			err := once(ctx, openTimeout, func(ctx context.Context) (err error) {
+				for range openTries {
+					err = translate(b.self(ctx, client))
+					if err == nil || definite(err) || driver.Pause(ctx, driver.RetryPause) != nil {
+						return err
+					}
+				}
+				return err
+			})
 			if err != nil {
 				problems[i] = fmt.Errorf("%s: %w", b.settings.hosts[i], err)
 			}
