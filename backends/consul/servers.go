@@ -184,8 +184,10 @@ func (b *Backend) ask(ctx context.Context, total, try time.Duration, f func(cont
 	return b.life.Explain(ctx, b.again(within, try, f))
 }
 
-// again is the loop of ask. The error is translated.
+// again is the loop of ask. The error is translated. A try that was cut short by
+// the end of ctx knows less than the one before it.
 func (b *Backend) again(ctx context.Context, try time.Duration, f func(context.Context, *api.Client) error) error {
+	var before error
 	for {
 		client, failed := b.servers.pick()
 		err := once(ctx, try, func(ctx context.Context) error { return f(ctx, client) })
@@ -193,6 +195,10 @@ func (b *Backend) again(ctx context.Context, try time.Duration, f func(context.C
 		if err == nil || !errors.Is(err, naming.ErrUnavailable) {
 			return err
 		}
+		if ctx.Err() != nil && before != nil {
+			return before
+		}
+		before = err
 		failed()
 		if driver.Pause(ctx, driver.RetryPause) != nil {
 			return err

@@ -254,10 +254,16 @@ func (b *Backend) ask(ctx context.Context, total, try time.Duration, f func(cont
 	return b.life.Explain(ctx, b.again(within, try, f))
 }
 
-// again is the loop of ask. The error is translated.
+// again is the loop of ask. The error is translated. A try that was cut short by
+// the end of ctx knows less than the one before it.
 func (b *Backend) again(ctx context.Context, try time.Duration, f func(context.Context) error) error {
+	var before error
 	for {
 		err := b.once(ctx, try, f)
+		if ctx.Err() != nil && before != nil && errors.Is(err, naming.ErrUnavailable) {
+			return before
+		}
+		before = err
 		if err == nil || !errors.Is(err, naming.ErrUnavailable) || driver.Pause(ctx, driver.RetryPause) != nil {
 			return err
 		}
