@@ -1,6 +1,7 @@
 package consul
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,10 +40,6 @@ const (
 	whoTry       = time.Second
 	openTimeout  = 2 * time.Second
 	closeTimeout = 2 * time.Second
-	// A server refuses a certificate after the handshake of TLS 1.3, and closes the
-	// connection. Whether the reason is seen, or just that it was closed, is a matter
-	// of microseconds; the next try may tell.
-	openTries = 5
 )
 
 // Open connects to Consul. All problems of cfg are reported at once, joined; they
@@ -91,15 +88,10 @@ func (b *Backend) first(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for i, client := range b.servers.clients {
 		wg.Go(func() {
-			err := once(ctx, openTimeout, func(ctx context.Context) (err error) {
-				for range openTries {
-					err = translate(b.self(ctx, client))
-					if err == nil || definite(err) || driver.Pause(ctx, driver.RetryPause) != nil {
-						return err
-					}
-				}
-				return err
-			})
+			err := once(ctx, openTimeout, func(ctx context.Context) error { return b.self(ctx, client) })
+			if err != nil && !definite(err) {
+				err = cmp.Or(b.servers.refusal(ctx, b.settings.hosts[i]), err)
+			}
 			if err != nil {
 				problems[i] = fmt.Errorf("%s: %w", b.settings.hosts[i], err)
 			}

@@ -23,6 +23,7 @@ import (
 // long as it answers. The SDK's client knows one address, tries once and has no
 // deadline.
 type servers struct {
+	settings  *settings
 	transport *http.Transport
 	clients   []*api.Client
 	current   atomic.Int64
@@ -70,7 +71,7 @@ func newServers(s *settings) (*servers, error) {
 	if s.tls != nil { // without TLS there is no HTTP/2
 		transport.MaxConnsPerHost = maxConns
 	}
-	all := &servers{transport: transport}
+	all := &servers{settings: s, transport: transport}
 	client := &http.Client{
 		Transport: &sender{transport, s},
 		// A redirection could send the token to somebody else.
@@ -90,6 +91,30 @@ func newServers(s *settings) (*servers, error) {
 	}
 	return all, nil
 }
+
+// refusal gives why a server does not accept our certificate, if that is so. It
+// says that after the handshake of TLS 1.3 and closes the connection; whoever
+// writes meanwhile, as HTTP/2 does, may see just that it is closed. So this reads
+// alone.
+func (s *servers) refusal(ctx context.Context, host string) error {
+	ctx, cancel := context.WithTimeout(ctx, refusalTimeout)
+	defer cancel()
+	if s.settings.tls == nil {
+		return nil
+	}
+	conn, err := s.transport.DialTLSContext(ctx, "tcp", host)
+	if err != nil {
+		return driver.RefusedCertificate(err)
+	}
+	defer conn.Close()
+	deadline, _ := ctx.Deadline()
+	_ = conn.SetReadDeadline(deadline)
+	_, err = conn.Read(make([]byte, 1))
+	return driver.RefusedCertificate(err)
+}
+
+// refusalTimeout is added to what Open waits for a server that cannot be used.
+const refusalTimeout = 500 * time.Millisecond
 
 // pick gives the client to use now, and a function to tell when it did not
 // answer: then the next one is picked.
