@@ -188,27 +188,34 @@ func (l *Lease) Close(ctx context.Context) error {
 		case <-ctx.Done():
 			err = ctx.Err()
 		}
-	} else if l.isRevoked() { // Life.Close has done it
-		err = nil
+	} else { // Life.Close is at it, or has done it
+		select {
+		case l.revoking <- struct{}{}:
+			if l.revoked {
+				err = nil
+			}
+			<-l.revoking
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
 	}
 	return l.life.Fail("close lease", naming.Name{}, err)
 }
 
-func (l *Lease) isRevoked() bool {
-	l.revoking <- struct{}{}
-	defer func() { <-l.revoking }()
-	return l.revoked
-}
-
-// revoke ends the lease on the server, once.
+// revoke ends the lease on the server, once. It takes closeTimeout at most, also
+// where others are at it.
 func (l *Lease) revoke(ctx context.Context) error {
-	l.revoking <- struct{}{} // not for long: each who has it tries for closeTimeout
-	defer func() { <-l.revoking }()
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
+	select {
+	case l.revoking <- struct{}{}:
+		defer func() { <-l.revoking }()
+	case <-ctx.Done():
+		return fmt.Errorf("%w: the server does not answer (its names are free within %v)", naming.ErrUnavailable, l.ttl)
+	}
 	if l.revoked {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
-	defer cancel()
 	if err := l.session.End(ctx); err != nil {
 		return fmt.Errorf("%w (its names are free within %v)", err, l.ttl)
 	}

@@ -25,6 +25,7 @@ type table struct {
 	renew    error // of every Renew
 	renewals []time.Time
 	ended    int
+	hangs    bool // End does
 }
 
 func (s *table) Renew(context.Context, time.Duration) (time.Time, error) {
@@ -64,10 +65,14 @@ func (s *table) Remove(_ context.Context, slot *Slot) error {
 	return nil
 }
 
-func (s *table) End(context.Context) error {
+func (s *table) End(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended++
+	if s.hangs {
+		<-ctx.Done()
+		return naming.ErrUnavailable
+	}
 	return nil
 }
 
@@ -230,6 +235,44 @@ func TestEndOfALife(t *testing.T) {
 		if err := life.Explain(t.Context(), naming.ErrUnavailable); !errors.Is(err, naming.ErrClosed) {
 			t.Errorf("explained: %v", err)
 		}
+	})
+}
+
+// However many are ending a lease at a server that hangs, a Close takes no longer
+// than one of them, and no longer than its context.
+func TestEndsDoNotQueue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		life := NewLife(t.Context(), "table", zerolog.Nop())
+		l, err := life.NewLease(time.Minute, time.Now().Add(time.Minute), &table{hangs: true}, func(*Lease) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Lose(naming.ErrLeaseLost)
+		var closing sync.WaitGroup
+		for range 2 {
+			closing.Go(func() {
+				if err := l.Close(t.Context()); !errors.Is(err, naming.ErrUnavailable) {
+					t.Errorf("close: %v", err)
+				}
+			})
+		}
+		synctest.Wait()
+		start := time.Now()
+		closing.Go(func() {
+			if err := life.Close(closeTimeout); !errors.Is(err, naming.ErrUnavailable) {
+				t.Errorf("close of all: %v", err)
+			}
+			if took := time.Since(start); took > closeTimeout {
+				t.Errorf("close of all took %v, want %v at most", took, closeTimeout)
+			}
+		})
+		synctest.Wait()
+		brief, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		if err := l.Close(brief); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > time.Millisecond {
+			t.Errorf("a close of one millisecond took %v: %v", time.Since(start), err)
+		}
+		closing.Wait()
 	})
 }
 
