@@ -226,6 +226,7 @@ func TestOwnNameIsSeenAtOnce(t *testing.T) {
 			t.Errorf("got %+v, %v", b, err)
 		}
 		_ = claim.Release(w.Context())
+		synctest.Wait() // until the mirror has heard of it, a moment later
 		if b, err := a.Lookup(w.Context(), claim.Name()); !errors.Is(err, naming.ErrNotFound) {
 			t.Errorf("after release: %+v, %v", b, err)
 		}

@@ -373,13 +373,15 @@ func TestPasswordTakenAway(t *testing.T) {
 			cfg.ReauthorizeEvery = 3 * time.Second // instead of 45 s
 			b := open(t, cfg)
 			l := lease(t, b)
-			rev := claim(t, l, "a.x", "1") // with TTL 5 s
+			// A name of its own: who was refused cannot give it up, and it is there for a TTL.
+			mine := "a." + strings.ReplaceAll(what, " ", "-")
+			rev := claim(t, l, mine, "1") // with TTL 5 s
 			r := record(t, b, "a.")
 			r.Wait("synced", 1, 5*time.Second)
 
 			before, begin := logins(t, server), time.Now()
 			take(t)
-			_, err := l.Update(t.Context(), name(t, "a.x"), []byte("2"), rev)
+			_, err := l.Update(t.Context(), name(t, mine), []byte("2"), rev)
 			mustBe(t, err, naming.ErrUnauthenticated)
 			secret(t, err.Error())
 			eventually(t, 5*time.Second+slack, func() bool { return r.End() != nil })
@@ -389,7 +391,7 @@ func TestPasswordTakenAway(t *testing.T) {
 				case <-l.Done():
 					return true
 				default:
-					_, _ = b.Get(t.Context(), name(t, "a.x")) // beside the renewals, 50 a second
+					_, _ = b.Get(t.Context(), name(t, mine)) // beside the renewals, 50 a second
 					return false
 				}
 			})
