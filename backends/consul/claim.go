@@ -93,7 +93,7 @@ func (p *put) acquire(ctx context.Context) error {
 		case p.isOurs(there):
 			return p.hold(there)
 		case done:
-			return p.lost()
+			return p.lost(there)
 		case there != nil && there.Session != "":
 			return p.refused(there)
 		case time.Since(start) > writeTimeout:
@@ -124,7 +124,7 @@ func (p *put) swap(ctx context.Context, revision naming.Revision) error {
 	case p.isOurs(there):
 		return p.hold(there)
 	case done:
-		return p.lost()
+		return p.lost(there)
 	}
 	return p.refused(there)
 }
@@ -184,6 +184,10 @@ func deletion(key string, revision naming.Revision) func(*api.Client, *api.Write
 func (p *put) write(ctx context.Context, do func(*api.Client, *api.WriteOptions) (bool, error)) (done bool, err error) {
 	done, doubt, err := p.b.change(ctx, do)
 	p.doubt = p.doubt || doubt
+	if errors.Is(err, naming.ErrInsecureConfig) {
+		// That is said after the fact: the server has done it. It goes with the lease.
+		p.lease.Lose(fmt.Errorf("%w: it was ended, because a write of %s went to a server that is not safe: %w", naming.ErrLeaseLost, p.slot.Name, err))
+	}
 	if err != nil && p.doubt && !errors.Is(err, naming.ErrLeaseLost) {
 		err = unknown(err)
 	}
@@ -211,10 +215,15 @@ func (p *put) hold(there *api.KVPair) error {
 	return nil
 }
 
-// lost is about a write that took effect and is not there any more: somebody
-// wrote over it at once, or the session has just ended.
-func (p *put) lost() error {
-	return fmt.Errorf("%w: what was written was gone a moment later", naming.ErrOutcomeUnknown)
+// lost is about a write that took effect and is not there any more: the session
+// has just ended, or somebody took the name or wrote over it at once. Who takes
+// one name must not cost us the lease, and so all others: nothing of ours is
+// left, unless our session still has the entry or a try is on its way.
+func (p *put) lost(there *api.KVPair) error {
+	if p.doubt || p.holds(there) {
+		return fmt.Errorf("%w: what was written was gone a moment later", naming.ErrOutcomeUnknown)
+	}
+	return p.refused(there)
 }
 
 func (p *put) refused(there *api.KVPair) error {

@@ -3,6 +3,7 @@ package consul_test
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -425,4 +426,28 @@ func TestPeersMistakeGapAfterListing(t *testing.T) {
 			t.Errorf("the watch saw %q", w.All())
 		}
 	}
+}
+
+// Somebody who may claim one of our names too takes it the moment after we had it.
+func TestTakenAMomentLater(t *testing.T) {
+	server := start(t)
+	var taken atomic.Bool
+	url := serve(t, server.CA, relay(t, server, func(r *http.Response) error {
+		if r.Request.Method == http.MethodPut && strings.HasPrefix(r.Request.URL.Path, "/v1/kv/") && strings.Contains(r.Request.URL.Path, "/shared/") && taken.CompareAndSwap(false, true) {
+			if _, err := server.Admin.KV().Delete(key("shared.x"), nil); err != nil {
+				t.Error(err)
+			}
+		}
+		return nil
+	}), nil)
+	b := open(t, at(config(t, server.ConsulAccess, "alice"), url))
+	l := lease(t, b)
+	claim(t, l, "a.x", "1")
+	_, err := l.Claim(t.Context(), name(t, "shared.x"), []byte("1"), 0)
+	mustBe(t, err, naming.ErrTaken)
+	alive(t, l)
+	if stored(t, server.Admin, "a.x") == nil {
+		t.Error("a.x is gone too")
+	}
+	claim(t, l, "shared.x", "2")
 }

@@ -630,6 +630,42 @@ func TestServerThatAllows(t *testing.T) {
 	})
 }
 
+// That a server is not safe is seen in its answer: the write has taken effect.
+func TestWriteAtAServerThatAllows(t *testing.T) {
+	server := start(t)
+	var allows atomic.Bool
+	url := serve(t, server.CA, relay(t, server, func(r *http.Response) error {
+		if allows.Load() && r.Request.Method == http.MethodPut && strings.HasPrefix(r.Request.URL.Path, "/v1/kv/") {
+			r.Header.Set("X-Consul-Default-ACL-Policy", "allow")
+		}
+		return nil
+	}), nil)
+	b := open(t, at(config(t, server.ConsulAccess, "alice"), url))
+	for what, do := range map[string]func(l naming.Lease, n string, rev naming.Revision) error{
+		"claim": func(l naming.Lease, n string, _ naming.Revision) error {
+			_, err := l.Claim(t.Context(), name(t, n+"-claimed"), []byte("2"), 0)
+			return err
+		},
+		"update": func(l naming.Lease, n string, rev naming.Revision) error {
+			_, err := l.Update(t.Context(), name(t, n), []byte("2"), rev)
+			return err
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			l := lease(t, b)
+			rev := claim(t, l, "a."+what, "1")
+			allows.Store(true)
+			err := do(l, "a."+what, rev)
+			allows.Store(false)
+			mustBe(t, err, naming.ErrInsecureConfig)
+			eventually(t, ttl/5+slack, "undone, or gone with the lease", func() bool {
+				a, b := stored(t, server.Admin, "a."+what), stored(t, server.Admin, "a."+what+"-claimed")
+				return b == nil && (a == nil || string(a.Value) == "1")
+			})
+		})
+	}
+}
+
 // Something that is not Consul, with a certificate of the right CA: never "not
 // found", never a success.
 func TestNotConsul(t *testing.T) {
