@@ -58,6 +58,10 @@
 //     does not depend on how many other names there are. A watch of a family or of
 //     all names costs the whole prefix at each change: it is for listings.
 //
+// What the restore of a snapshot does: watches list again, and owners that are not
+// in it claim again. A released name that it gives back belongs to the lease that
+// had it, if that still lives, until that ends.
+//
 // That a lock is held proves nothing to anybody: whoever may write the key may
 // write over a locked value. Entries are storage.
 //
