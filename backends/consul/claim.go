@@ -240,8 +240,16 @@ func taken(name naming.Name, there *api.KVPair) error {
 	return &naming.TakenError{Entry: entry(name, there)}
 }
 
-func (s *session) read(ctx context.Context, slot *driver.Slot) (*api.KVPair, error) {
-	return s.b.get(ctx, slot.Name, readTimeout, readTry)
+// read is not get: the end of ctx, which is the driver's own, must not look like the
+// end of a caller's.
+func (s *session) read(ctx context.Context, slot *driver.Slot) (pair *api.KVPair, err error) {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	err = s.b.again(ctx, readTry, func(ctx context.Context, client *api.Client) (err error) {
+		pair, _, err = read(client, s.b.settings.keys.of(slot.Name), s.b.reading(ctx))
+		return err
+	})
+	return pair, err
 }
 
 // holds says whether the entry is this lease's.

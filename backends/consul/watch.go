@@ -79,7 +79,6 @@ func (q query) follow(ctx context.Context, t *driver.Teller) error {
 			index = 0
 			continue
 		}
-		news := !q.name.IsZero() || a.index != index
 		index = a.index
 		before := t.Told()
 		if !t.Listing(a.entries) {
@@ -88,7 +87,7 @@ func (q query) follow(ctx context.Context, t *driver.Teller) error {
 		if !q.name.IsZero() {
 			continue
 		}
-		if round = min(2*round, maxRound); !news || t.Told() != before {
+		if round = min(2*round, maxRound); t.Told() != before {
 			round = minRound
 		}
 		if err := q.rest(ctx, t, post, round+rand.N(round/4)); err != nil || t.Stopped() { //nolint:gosec // spreads load

@@ -184,7 +184,13 @@ func (u *checkup) rights(ctx context.Context, allow *adapter.AllowList, ttl time
 // claims tries to claim each name over an entry that cannot be there.
 func (u *checkup) claims(ctx context.Context, backend naming.Backend, ttl time.Duration, grant naming.Grant, probes []probe) {
 	lease, err := backend.Lease(ctx, ttl)
-	if err != nil {
+	owns := slices.ContainsFunc(grant.Permissions, func(p naming.Permission) bool { return p.Access == naming.MayClaim })
+	switch {
+	case errors.Is(err, naming.ErrDenied) && !owns:
+		u.ok(checkClaim, "no rule names us as an owner: there is nothing to claim, and the server gives us no lease")
+		u.warn(checkRefused, "not checked: that needs a lease", "see what the server gives us: skywarden provision -c "+u.file+" --reader "+grant.Principal+" --plan")
+		return
+	case err != nil:
 		u.fail(checkClaim, "no lease: "+err.Error(), u.provision())
 		u.warn(checkRefused, "not checked: that needs a lease", "")
 		return

@@ -29,7 +29,7 @@ func consulSample(t *testing.T, consul *harness.Consul, dir, principal string) s
 		{"principal: game", "principal: " + principal},
 		{"{file: game.token}", "{file: " + principal + ".token}"},
 		{"node: skywarden-game", "node: skywarden-" + principal},
-		{"name: game.lobby", "name: " + map[string]string{"game": "game.lobby", "billing": "billing"}[principal]},
+		{"name: game.lobby", "name: " + map[string]string{"game": "game.lobby", "billing": "billing", "dashboard": "game.lobby"}[principal]},
 	} {
 		if !strings.Contains(text, change[0]) {
 			t.Fatalf("configs/consul.yaml does not say %q any more", change[0])
@@ -103,6 +103,14 @@ func TestConsulOperator(t *testing.T) {
 	if sessions, _, err := consul.Admin.Session().List(nil); err != nil || len(sessions) != 0 {
 		t.Errorf("check left sessions behind: %v, %v", sessions, err)
 	}
+
+	// Somebody who only looks names up has no node, and needs none.
+	run(0, append(provision, "--reader", "dashboard")...)
+	f = check(t, 1, consulSample(t, consul, dir, "dashboard")) // the file's services are not its own
+	wantFound(t, f, "claim what is ours", "ok", "nothing to claim", "no lease")
+	wantFound(t, f, "claim what is not ours", "warn", "not checked")
+	wantFound(t, f, "look up what we may", "ok", "game.")
+	run(0, append(provision, "--prune")...)
 
 	// A drift while an owner runs: told, repaired, and the owner goes on.
 	owner := start(t, "node", "-c", game)

@@ -211,13 +211,13 @@ func (l *Lease) revoke(ctx context.Context) error {
 	case l.revoking <- struct{}{}:
 		defer func() { <-l.revoking }()
 	case <-ctx.Done():
-		return fmt.Errorf("%w: the server does not answer (its names are free within %v)", naming.ErrUnavailable, l.ttl)
+		return fmt.Errorf("%w: the server does not answer (its names are free when the server ends it by itself)", naming.ErrUnavailable)
 	}
 	if l.revoked {
 		return nil
 	}
 	if err := l.session.End(ctx); err != nil {
-		return fmt.Errorf("%w (its names are free within %v)", err, l.ttl)
+		return fmt.Errorf("%w (its names are free when the server ends it by itself)", err)
 	}
 	l.revoked = true
 	l.life.mu.Lock()
